@@ -1,0 +1,1 @@
+"""Mainstay: the platform layer between products and the models they call."""

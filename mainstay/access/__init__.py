@@ -1,0 +1,1 @@
+"""Keys, teams, limits and budgets: who may do how much."""

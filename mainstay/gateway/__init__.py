@@ -1,0 +1,1 @@
+"""The hot path: one pipeline that every model call goes through."""

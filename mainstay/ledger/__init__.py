@@ -1,0 +1,1 @@
+"""Calls that did happen, append-only: journal, ingest, query, counters."""

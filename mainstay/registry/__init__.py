@@ -1,0 +1,1 @@
+"""Artifacts, channels, snapshots: what should happen."""

@@ -1,0 +1,1 @@
+"""Ports of everything that is kept, and their adapters."""

@@ -1,0 +1,1 @@
+"""Answers from outside: providers, pooled HTTP, health, the simulator."""

@@ -1,0 +1,1 @@
+"""One file per wire format, both directions, no I/O."""
