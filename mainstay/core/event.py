@@ -56,18 +56,18 @@ class RefusalDelta(NamedTuple):
 
 
 class ToolStart(NamedTuple):
-    """Tool call number ``index`` (from 0, per choice) begins."""
+    """Tool call number ``tool`` (from 0, per choice) begins."""
 
-    index: int
+    tool: int
     id: str
     name: str
     choice: int = 0
 
 
 class ToolDelta(NamedTuple):
-    """More of the JSON text of the arguments of tool call ``index``."""
+    """More of the JSON text of the arguments of tool call ``tool``."""
 
-    index: int
+    tool: int
     arguments: str
     choice: int = 0
 

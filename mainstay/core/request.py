@@ -116,7 +116,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether the model may (``auto``), must (``required``), must not (``none``) use a tool, or which one (``named``)."""
+    """Whether the model may (``auto``), must (``required``), must not (``none``) use a tool, or which (``named``)."""
 
     mode: Literal["auto", "required", "none", "named"]
     name: str | None = None
@@ -175,4 +175,4 @@ class Request:
     include_usage: bool = False  # the caller of a stream asked for usage in it
     cache_prompt: str | None = None  # put provider cache marks in: "5m" or "1h" (a route's option)
     hints: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields that cannot change the answer (``user``, ``metadata``, ``service_tier`` …), under their canonical names."""
+    """Fields that cannot change the answer (``user``, ``metadata`` …), under their canonical names."""

@@ -123,7 +123,7 @@ class Dialect(Protocol):
         ...
 
     def rewrite(self, operation: str, body: bytes, peek: Peek, model: str, ask_usage: bool) -> bytes:
-        """The caller's own body for an upstream of the same format: the model renamed, usage asked for, else untouched."""
+        """The caller's body for an upstream of the same format: model renamed, usage asked for, else untouched."""
         ...
 
     def write_request(self, request: Request, model: str, facts: ModelFacts) -> Written:
