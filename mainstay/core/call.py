@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mainstay.core.event import Frame
 from mainstay.core.money import Nano
+from mainstay.core.progress import Progress
 from mainstay.core.usage import Usage
 
 Outcome = Literal["ok", "refused", "failed", "cancelled", "crashed"]
@@ -109,6 +110,7 @@ class Reply:
     status: int = 200
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    progress: Progress | None = None  # what has been yielded so far, so that a broken stream can be ended properly
 
 
 Answer = Callable[[Call], AbstractAsyncContextManager[Reply]]

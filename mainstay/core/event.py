@@ -41,7 +41,7 @@ class ThinkingDelta(NamedTuple):
 
 
 class ThinkingSigned(NamedTuple):
-    """The current piece of reasoning ends with the provider's ``signature``; ``redacted`` means it has no readable text."""
+    """The current piece of reasoning ends with the provider's ``signature``; ``redacted``: it has no readable text."""
 
     signature: str
     redacted: bool = False
@@ -80,7 +80,7 @@ class Citation(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Choice ``choice`` ended, and why; ``native`` is the provider's own word, ``stop`` the stop sequence that was hit."""
+    """A source of what was just said, as OpenAI shapes it (``type``, ``url``, ``title``, ``start_index`` …)."""
 
     reason: FinishReason
     choice: int = 0

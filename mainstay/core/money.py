@@ -45,7 +45,7 @@ class Price:
     """What one model charges: nano-dollars per million tokens of each sort, and per request.
 
     ``cached_input`` and ``cache_write`` fall back to ``input``; ``reasoning`` to ``output``;
-    ``input_audio`` to ``input``; ``output_audio`` to ``output``. ``source`` and ``as_of`` say where the figures come from.
+    ``input_audio`` to ``input``; ``output_audio`` to ``output``. ``source`` and ``as_of`` say where they come from.
     """
 
     input: Nano
