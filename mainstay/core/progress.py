@@ -55,25 +55,24 @@ class Progress:
     def see(self, events: tuple[Event, ...] | list[Event]) -> None:
         """Take note of ``events``."""
         for event in events:
-            kind = type(event)
-            if kind is TextDelta:
+            if type(event) is TextDelta:
                 self.content = True
                 if self._size <= TEXT_LIMIT:
-                    self._size += len(event[0]) + 64
+                    self._size += len(event.text) + 64
                     self._pieces.append(event)
                 else:
                     self.overflow = True
-            elif kind is UsageSeen:
-                self.usage = event.usage  # type: ignore[union-attr]
-            elif kind is Finish:
-                self.finishes[event.choice] = event  # type: ignore[union-attr]
-            elif kind is Start:
+            elif type(event) is UsageSeen:
+                self.usage = event.usage
+            elif type(event) is Finish:
+                self.finishes[event.choice] = event
+            elif type(event) is Start:
                 if self.start is None:
-                    self.start = event  # type: ignore[assignment]
-            elif kind is End:
+                    self.start = event
+            elif type(event) is End:
                 self.end = True
-            elif kind is Failed:
-                self.failed = event  # type: ignore[assignment]
+            elif type(event) is Failed:
+                self.failed = event
             elif isinstance(event, CONTENT):
                 self.content = True
                 if self._size <= TEXT_LIMIT:

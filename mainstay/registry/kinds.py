@@ -92,6 +92,16 @@ class PriceBody(Body):
     request: Amount = 0
 
 
+class Breaker(Body):
+    """When a target is left alone: so many failures in a row, or such a share of the recent calls; and for how long."""
+
+    failures: Annotated[int, Meta(ge=1)] = 5
+    rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    min_calls: Annotated[int, Meta(ge=1)] = 20
+    window: Duration = "30s"
+    open_for: Duration = "10s"
+
+
 class Model(Body):
     """One model of one provider, under the name that routes and callers use."""
 
@@ -110,7 +120,7 @@ class Model(Body):
     prefill: bool | None = None
     max_call_usd: Amount | None = None  # the declared bound of one call, for what the body's size cannot bound
     concurrency: Concurrency | None = None
-    pricing: Literal["book", "none"] = "book"
+    breaker: Breaker = msgspec.field(default_factory=Breaker)
 
 
 class Retry(Body):
@@ -148,16 +158,6 @@ class Hedge(Body):
     max_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
 
-class Breaker(Body):
-    """When a target is left alone: so many failures in a row, or such a share of the recent calls; and for how long."""
-
-    failures: Annotated[int, Meta(ge=1)] = 5
-    rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    min_calls: Annotated[int, Meta(ge=1)] = 20
-    window: Duration = "30s"
-    open_for: Duration = "10s"
-
-
 class Route(Body):
     """A name that callers may ask for, and what happens when they do."""
 
@@ -167,7 +167,6 @@ class Route(Body):
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     cache: CacheRule | None = None
     hedge: Hedge | None = None
-    breaker: Breaker = msgspec.field(default_factory=Breaker)
     rescue: Literal["auto", "off"] = "auto"
     hold_back: Annotated[int, Meta(ge=0)] = (
         0  # characters kept back at the start of a stream, so that a rescue is clean
