@@ -105,12 +105,12 @@ class Dialect(Protocol):
         """The canonical request. Raises ``Invalid`` or ``Unsupported`` naming the field."""
         ...
 
-    def write_reply(self, events: Sequence[Event]) -> bytes:
-        """A plain reply: all events of it, folded."""
+    def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
+        """A plain reply: all events of it, folded. ``request`` is the caller's body, for formats that repeat parts of it."""
         ...
 
-    def writer(self, include_usage: bool) -> Writer:
-        """A writer for one streamed reply."""
+    def writer(self, include_usage: bool, request: bytes | None = None) -> Writer:
+        """A writer for one streamed reply. ``request`` is the caller's body, for formats that repeat parts of it."""
         ...
 
     def write_error(self, error: MainstayError, status: int) -> bytes:

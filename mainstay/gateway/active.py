@@ -1,0 +1,161 @@
+"""One attempt at one target while it lasts: its timing, what it has produced, how it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mainstay.core.call import Attempt
+from mainstay.core.clock import Clock
+from mainstay.core.errors import FailureKind, UpstreamFailed
+from mainstay.core.event import End, Failed, Frame
+from mainstay.core.progress import Progress
+from mainstay.core.usage import Usage, clamped
+from mainstay.gateway.target import Target
+from mainstay.upstream.ask import Ask, Source
+
+if TYPE_CHECKING:
+    from mainstay.gateway.routed import Routed
+
+_KINDS: frozenset[str] = frozenset(FailureKind.__args__)  # type: ignore[attr-defined]
+
+# What ends a stream in each format where a provider says that it has finished, but not that it has ended.
+_TERMINAL = {"openai": b"data: [DONE]\n\n", "anthropic": b'event: message_stop\ndata: {"type":"message_stop"}\n\n'}
+
+
+class Active:
+    """Created when the attempt begins, with a place at both of the target's gates.
+
+    Exactly one of ``succeeded``, ``failed`` and ``cancelled`` takes effect.
+    """
+
+    __slots__ = ("_call", "_clock", "_failure", "_settled", "_started", "attempt", "progress", "source", "target")
+
+    def __init__(self, call: Routed, target: Target, clock: Clock) -> None:
+        self.target = target
+        self.attempt = Attempt(target.name, target.provider, target.upstream_model, clock.now())
+        self.progress = Progress()
+        self.source: Source | None = None
+        self._call, self._clock = call, clock
+        self._started = clock.monotonic()
+        self._settled = False
+        self._failure: UpstreamFailed | None = None
+        health = target.health
+        health.in_flight += 1
+        health.breaker.begin()
+
+    async def begin(self, ask: Ask) -> None:
+        """Put the question. Raises ``UpstreamFailed``, ``Unsupported`` or ``Invalid``, having settled."""
+        before = self._clock.monotonic()
+        try:
+            self.source = await self.target.answerer.ask(ask, self.target.upstream_model, self.target.facts)
+        except UpstreamFailed as failure:
+            self.failed(failure)
+            raise
+        except BaseException:
+            self.cancelled()
+            raise
+        finally:
+            self._call.upstream_seconds += self._clock.monotonic() - before
+        self.attempt.status = self.source.status
+        self.attempt.request_id = self.source.request_id
+
+    async def next(self) -> list[Frame]:
+        """The next frames that can be understood; an empty list when the reply is whole. Raises ``UpstreamFailed``."""
+        source = self.source
+        assert source is not None
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            before = self._clock.monotonic()
+            try:
+                frames = await source.next()
+            finally:
+                self._call.upstream_seconds += self._clock.monotonic() - before
+            if not frames:
+                return self._ended(source)
+            frames = self._seen(frames)
+            if frames:
+                return frames
+
+    def _seen(self, frames: list[Frame]) -> list[Frame]:
+        progress = self.progress
+        had = progress.content
+        kept = frames
+        for i, frame in enumerate(frames):
+            if frame.unread:
+                kept = [one for one in frames if not one.unread]
+                continue
+            progress.see(frame.events)
+            if progress.failed is not None:
+                self._failure = _failure_in(progress.failed)
+                kept = [one for one in frames[:i] if not one.unread]
+                break
+        if not had and progress.content:
+            now = self._clock.monotonic()
+            self.attempt.first_token_ms = (now - self._started) * 1000
+            self.target.health.latency.seen(now - self._started)
+            if self._call.first_token is None:
+                self._call.first_token = now
+        return kept
+
+    def _ended(self, source: Source) -> list[Frame]:
+        progress = self.progress
+        if source.done or progress.end:
+            return []
+        if progress.finished:
+            progress.end = True
+            return [Frame(_TERMINAL.get(source.dialect.name, b"") if source.raw else None, (End(),))]
+        raise UpstreamFailed("cut", f"{self.target.name} ended its answer before it was complete")
+
+    def succeeded(self) -> None:
+        """The reply is whole."""
+        if self._close():
+            self.target.health.breaker.succeeded()
+            self._settle(self.progress.usage or self.estimate())
+
+    def failed(self, failure: UpstreamFailed) -> None:
+        """The target failed; what it reported having used is charged, nothing else."""
+        if self._close():
+            self.target.health.breaker.failed(failure.kind, failure.retry_after)
+            self.attempt.error, self.attempt.message = failure.kind, failure.message
+            if failure.status is not None:
+                self.attempt.status = failure.status
+            self._settle(self.progress.usage)
+
+    def cancelled(self) -> None:
+        """The caller went away, or the question could not be put; what was produced is charged."""
+        if self._close():
+            self.target.health.breaker.gone()
+            if self.source is not None:
+                self.attempt.error = "cancelled"
+                self._settle(self.progress.usage or self.estimate())
+
+    def estimate(self) -> Usage:
+        """What the attempt has used, as far as can be told without the provider: a token for every four bytes."""
+        return clamped(-(-len(self._call.body) // 4), -(-self.progress.size // 4), estimated=True)
+
+    def _close(self) -> bool:
+        if self._settled:
+            return False
+        self._settled = True
+        health = self.target.health
+        health.in_flight -= 1
+        health.gate.leave()
+        health.provider_gate.leave()
+        self.attempt.duration_ms = (self._clock.monotonic() - self._started) * 1000
+        if self.source is not None:
+            self.source.close()
+        return True
+
+    def _settle(self, usage: Usage | None) -> None:
+        attempt, price = self.attempt, self.target.price
+        attempt.usage = usage
+        if usage is None:
+            attempt.cost = 0
+        elif price is not None:
+            attempt.cost = price.cost(usage)
+
+
+def _failure_in(event: Failed) -> UpstreamFailed:
+    kind: FailureKind = event.kind if event.kind in _KINDS else "server_error"  # type: ignore[assignment]
+    return UpstreamFailed(kind, event.message or "the provider reported an error inside its stream")

@@ -1,0 +1,223 @@
+"""The last stage: asks the targets in turn until one answers, and commits to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from mainstay.core.call import Reply
+from mainstay.core.clock import Clock
+from mainstay.core.errors import Invalid, MainstayError, Unavailable, Unsupported, UpstreamFailed
+from mainstay.core.event import Frame
+from mainstay.gateway.active import Active
+from mainstay.gateway.retry import MOST_ATTEMPTS, Pace, decide, pause
+from mainstay.gateway.routed import Routed
+from mainstay.gateway.stream import Stream
+from mainstay.gateway.target import Target
+from mainstay.ledger.journal import Journal
+from mainstay.ledger.record import opened
+from mainstay.upstream.ask import Ask
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Attempts:
+    """The stage. ``enter`` returns when a target's first content (or whole plain reply) is there."""
+
+    def __init__(
+        self, journal: Journal, clock: Clock, chance: Callable[[], float], sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._journal, self._clock, self._chance, self._sleep = journal, clock, chance, sleep
+
+    async def enter(self, call: Routed) -> Reply:
+        """Ask until someone answers. Raises what the last one failed with."""
+        self._journal.open(opened(call, call.hold.holds if call.hold is not None else {}))
+        call.opened = True
+        call.to.retry_budget.called()
+        search = Search(call, self._clock, self._chance, self._sleep)
+        active, frames = await search.run()
+        source = active.source
+        assert source is not None
+        call.model, call.provider = active.target.name, active.target.provider
+        stream = Stream(call, search, active, frames)
+        reply = stream.reply
+        reply.headers = source.headers
+        if source.raw:
+            reply.content_type = call.reply_type = source.content_type
+        return reply
+
+    def leave(self, call: Routed, error: BaseException | None) -> None:
+        """Whatever is still running is cancelled."""
+        for active in call.running:
+            active.cancelled()
+
+
+class Search:
+    """The search of one call for a target that answers; a rescue later goes on with the same counts."""
+
+    def __init__(self, call: Routed, clock: Clock, chance: Callable[[], float], sleep: Sleep) -> None:
+        self.call, self.clock = call, clock
+        self._chance, self._sleep = chance, sleep
+        self.pace = Pace()
+        self.last: MainstayError | None = None
+        self._window: int | None = None  # a context error was seen: only larger windows are worth a try
+        self.silent: set[str] = set()  # targets that timed out: never asked again for this call
+
+    async def run(self) -> tuple[Active, list[Frame]]:
+        """The first attempt that has content, with the frames it has yielded."""
+        call = self.call
+        order = [target for target in call.order if self._may(target)] or self._last_resort()
+        for i, target in enumerate(order):
+            if self._too_small(target):
+                call.why.append(f"{target.name}:context")
+                continue
+            others = i + 1 < len(order)
+            if i:
+                call.fallback = True
+            found = await (
+                self._hedged(target, order[i + 1]) if others and call.to.hedge else self._tries(target, others)
+            )
+            if found is not None:
+                call.why.append(found[0].target.name)
+                return found
+        assert self.last is not None
+        raise self.last
+
+    def _may(self, target: Target) -> bool:
+        if target.health.breaker.admits():
+            return True
+        self.call.why.append(f"{target.name}:breaker_open")
+        return False
+
+    def _last_resort(self) -> list[Target]:
+        """Every breaker is open. Refusing everybody would only prolong an outage: one call at a time may probe."""
+        resting = sorted(self.call.order, key=lambda target: target.health.breaker.opens_in())
+        for target in resting:
+            if not target.health.breaker.probing:
+                return [target]
+        wait = max(1.0, resting[0].health.breaker.opens_in())
+        raise Unavailable(
+            "every target of this route is failing; it is being probed", retry_after=wait, code="no_target"
+        )
+
+    def _too_small(self, target: Target) -> bool:
+        window = target.facts.context_window
+        return self._window is not None and window is not None and window <= self._window
+
+    async def _tries(self, target: Target, others: bool) -> tuple[Active, list[Frame]] | None:
+        """All tries at one target. None: go on to the next. Raises what is final."""
+        tries, rule = 0, self.call.to.retry
+        while True:
+            tries += 1
+            try:
+                return await self.attempt(target)
+            except UpstreamFailed as failure:
+                step = self._after(failure, target, tries, others)
+                if step == "final":
+                    raise
+                if step == "next":
+                    return None
+                await self._pause(pause(failure, tries, rule, self._chance()))
+            except Unsupported as error:
+                self.call.why.append(f"{target.name}:cannot say {error.field}")
+                self.last = self.last or error
+                return None
+            except Unavailable as error:
+                self.call.why.append(f"{target.name}:busy")
+                self.last = error
+                return None
+
+    def _after(self, failure: UpstreamFailed, target: Target, tries: int, others: bool) -> str:
+        self.call.why.append(f"{target.name}:{failure.kind}")
+        if not (isinstance(self.last, UpstreamFailed) and failure.kind in ("auth", "not_found")):
+            self.last = failure
+        if failure.kind == "context_length":
+            self._window = max(self._window or 0, target.facts.context_window or 0)
+        if failure.kind == "timeout":
+            self.silent.add(target.name)
+        step = decide(failure, tries, self.call.to.retry, others)
+        if step != "final" and (self.pace.count >= MOST_ATTEMPTS or self.clock.monotonic() >= self.call.ask.deadline):
+            return "final"
+        if step == "same" and not self.call.to.retry_budget.allows():
+            self.call.why.append("retry budget used up")
+            return "next"
+        return step
+
+    async def _pause(self, seconds: float) -> None:
+        left = self.call.ask.deadline - self.clock.monotonic()
+        if seconds >= left:
+            assert self.last is not None
+            raise self.last
+        await self._sleep(seconds)
+
+    async def attempt(self, target: Target, ask: Ask | None = None) -> tuple[Active, list[Frame]]:
+        """One attempt, up to its first content. Raises ``UpstreamFailed``, ``Unsupported``, ``Invalid``, ``Unavailable``."""
+        call = self.call
+        if isinstance(self.last, UpstreamFailed) and self.last.kind == "rate_limit":
+            wait = self.pace.wait(self.clock.monotonic())
+            if wait:
+                await self._pause(wait)
+        health = target.health
+        if not health.provider_gate.try_enter():
+            await health.provider_gate.enter(call.priority)
+        try:
+            if not health.gate.try_enter():
+                await health.gate.enter(call.priority)
+        except BaseException:
+            health.provider_gate.leave()
+            raise
+        self.pace.attempted(self.clock.monotonic())
+        active = Active(call, target, self.clock)
+        call.running.append(active)
+        call.attempts.append(active.attempt)
+        try:
+            return active, await self._first_content(active, ask or call.ask)
+        except UpstreamFailed as failure:
+            active.failed(failure)
+            raise
+        except (Unsupported, Invalid):
+            active.cancelled()
+            call.attempts.remove(active.attempt)
+            raise
+        except BaseException:
+            active.cancelled()
+            raise
+
+    async def _first_content(self, active: Active, ask: Ask) -> list[Frame]:
+        call = self.call
+        await active.begin(ask)
+        frames = await active.next()
+        if not call.stream:
+            return frames
+        back = call.to.hold_back
+        while not active.progress.content or (back and active.progress.size < back):
+            more = await active.next()
+            if not more:
+                break
+            frames += more
+        return frames
+
+    async def _hedged(self, target: Target, other: Target) -> tuple[Active, list[Frame]] | None:
+        """Ask ``target``; if it is slow, ask ``other`` too; whoever has content first wins."""
+        hedge = self.call.to.hedge
+        assert hedge is not None
+        first = asyncio.ensure_future(self._tries(target, True))
+        running = {first}
+        try:
+            await asyncio.wait(running, timeout=hedge.after)
+            if not first.done() and hedge.allows(other, self.call):
+                self.call.why.append(f"hedge:{other.name}")
+                running.add(asyncio.ensure_future(self._tries(other, False)))
+            while running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    found = task.result() if not running or task.exception() is None else None
+                    if found is not None:
+                        self.call.fallback = self.call.fallback or found[0].target is not target
+                        return found
+            return None
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)

@@ -1,0 +1,190 @@
+"""The frames of a committed reply, and what is done when its stream breaks off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mainstay.core.call import Reply
+from mainstay.core.errors import FailureKind, Invalid, MainstayError, UpstreamFailed
+from mainstay.core.event import End, Event, Frame
+from mainstay.gateway.active import Active
+from mainstay.gateway.rescue import Continuation, Regeneration
+from mainstay.gateway.retry import MOST_ATTEMPTS
+from mainstay.gateway.routed import Routed
+from mainstay.gateway.target import Target
+
+if TYPE_CHECKING:
+    from mainstay.gateway.attempt import Search
+
+_RESCUABLE: frozenset[FailureKind] = frozenset(
+    ("cut", "timeout", "connect", "server_error", "overloaded", "unreadable", "rate_limit", "quota", "too_large")
+)
+_GENERATIVE = ("chat", "messages", "responses")
+
+
+class Stream:
+    """Yields the frames of the attempt that answered; when it fails after content was sent, of whoever completes it."""
+
+    __slots__ = ("_active", "_call", "_finished", "_first", "_rescue", "_search", "_sent", "_writer", "reply")
+
+    def __init__(self, call: Routed, search: Search, active: Active, first: list[Frame]) -> None:
+        self._call, self._search, self._active = call, search, active
+        self._first: list[Frame] | None = first
+        self._finished = False
+        self._rescue: Continuation | Regeneration | None = None
+        self._writer = None
+        self._sent = active.progress
+        self.reply = Reply(
+            dialect=call.dialect if active.source is not None and active.source.raw else "",
+            stream=call.stream,
+            frames=self,
+            progress=self._sent,
+        )
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> list[Frame]:
+        frames = await self._frames()
+        if not frames:
+            raise StopAsyncIteration
+        for tap in self._call.taps:
+            tap(frames)
+        return frames
+
+    async def _frames(self) -> list[Frame]:
+        if self._first is not None:
+            frames, self._first = self._first, None
+            if not self._call.stream:
+                self._end()
+            if frames:
+                return frames
+        if self._finished:
+            return []
+        try:
+            if self._rescue is not None:
+                return await self._rescued()
+            frames = await self._active.next()
+        except UpstreamFailed as failure:
+            return await self._save(failure)
+        if not frames:
+            self._end()
+        return frames
+
+    def _end(self) -> None:
+        self._finished = True
+        call, active = self._call, self._active
+        active.succeeded()
+        call.model, call.provider = active.target.name, active.target.provider
+        call.usage = active.attempt.usage
+        finishes = active.progress.finishes
+        call.finish = finishes[min(finishes)].reason if finishes else None
+
+    async def _rescued(self) -> list[Frame]:
+        """The next frames of the target that completes the answer."""
+        assert self._rescue is not None
+        while True:
+            frames = await self._active.next()
+            if not frames:
+                tail = self._rescue.end()
+                self._end()
+                return [self._written(tail)] if tail else []
+            events = self._rescue.feed([event for frame in frames for event in frame.events])
+            if events:
+                return [self._written(events)]
+
+    def _written(self, events: list[Event]) -> Frame:
+        if self._writer is None:
+            return Frame(None, tuple(events))
+        raw = self._writer.write(events)
+        if any(type(event) is End for event in events):
+            raw += self._writer.end()
+        return Frame(raw, tuple(events))
+
+    async def _save(self, failure: UpstreamFailed) -> list[Frame]:
+        """Find a target that completes what was sent. Raises the original failure where there is none."""
+        call, broken = self._call, self._active
+        broken.failed(failure)
+        call.why.append(f"{broken.target.name}:{failure.kind} in the stream")
+        if failure.kind == "timeout":
+            self._search.silent.add(broken.target.name)
+        progress = self._sent
+        if (
+            call.to.rescue
+            and call.stream
+            and call.operation in _GENERATIVE
+            and failure.kind in _RESCUABLE
+            and not progress.overflow
+        ):
+            for target, continues in self._candidates():
+                if self._search.pace.count >= MOST_ATTEMPTS or self._search.clock.monotonic() >= call.ask.deadline:
+                    break
+                frames = await self._resume(target, continues)
+                if frames is not None:
+                    return frames
+        self._finished = True
+        call.model, call.provider = broken.target.name, broken.target.provider
+        raise failure
+
+    def _candidates(self) -> list[tuple[Target, bool]]:
+        """Who may complete the answer and how, best first: a continuation costs least; then the others, then the same again."""
+        call, progress = self._call, self._sent
+        usable = [
+            target
+            for target in call.order
+            if target.name not in self._search.silent
+            and (target is self._active.target or target.health.breaker.admits())
+        ]
+        usable.sort(key=lambda target: target is self._active.target)
+        continuing = [(t, True) for t in usable if progress.text_only and progress.text.strip() and continues(t)]
+        return continuing + [(target, False) for target in usable]
+
+    async def _resume(self, target: Target, continues: bool) -> list[Frame] | None:
+        call, broken = self._call, self._active
+        try:
+            ask = call.ask.continuing(self._sent.text) if continues else call.ask
+            active, frames = await self._search.attempt(target, ask)
+        except UpstreamFailed as failure:
+            call.why.append(f"rescue by {target.name}:{failure.kind}")
+            return None
+        except MainstayError as error:
+            call.why.append(f"rescue by {target.name}:{error.code}")
+            return None
+        sent = self._sent
+        rescue = Continuation(sent) if continues else Regeneration(sent)
+        self._active, self._rescue = active, rescue
+        if self._writer is None and self.reply.dialect:
+            writer = call.ask.dialect.writer(call.ask.peek.usage_wanted)
+            writer.write(sent.condensed())  # brings the writer to where the raw bytes have left the caller
+            self._writer = writer
+        try:
+            while True:
+                events = rescue.feed([event for frame in frames for event in frame.events])
+                if events:
+                    break
+                frames = await active.next()
+                if not frames:
+                    events = rescue.end()
+                    self._end()
+                    break
+        except UpstreamFailed as failure:
+            active.failed(failure)
+            call.why.append(f"rescue by {target.name}:{failure.kind}")
+            self._active, self._rescue = broken, None
+            return None
+        except Invalid as mismatch:
+            active.cancelled()
+            call.why.append(f"rescue by {target.name}:{mismatch.message}")
+            self._active, self._rescue = broken, None
+            return None
+        active.attempt.rescue = "continued" if rescue.continued else "regenerated"
+        self._sent = self.reply.progress = rescue.progress
+        call.fallback = True
+        call.why.append(f"rescue by {target.name}:{active.attempt.rescue}")
+        return [self._written(events)] if events else await self._frames()
+
+
+def continues(target: Target) -> bool:
+    """Whether the target may be given the beginning of its answer: known to, or speaking a format in which it is usual."""
+    prefill = target.facts.prefill
+    return prefill if prefill is not None else target.wire in ("anthropic", "bedrock")

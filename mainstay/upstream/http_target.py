@@ -1,0 +1,256 @@
+"""A provider reached over HTTP: one ask in its wire format, and its reply as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from mainstay.core.clock import Clock
+from mainstay.core.errors import Unsupported, UpstreamFailed
+from mainstay.core.event import End, Event, Frame, UsageSeen
+from mainstay.core.model import ModelFacts
+from mainstay.upstream.ask import Ask
+from mainstay.upstream.http import Origin, Pool, Upstream
+from mainstay.wire.dialect import Dialect, Reader
+
+ERROR_BODY = 256 * 1024
+"""Bytes of an error reply that are read; the rest is cut off."""
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a plain reply, decompressed; more is refused."""
+
+_PASSED_ON = (
+    "x-request-id",
+    "request-id",
+    "openai-processing-ms",
+    "openai-version",
+    "openai-model",
+    "x-amzn-requestid",
+)
+_REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
+_STREAM_TYPES = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
+
+
+class Auth(Protocol):
+    """Shows our key to the provider."""
+
+    async def headers(self, method: str, host: str, target: str, body: bytes) -> Mapping[str, str]:
+        """The headers that go with this very request."""
+        ...
+
+
+class HttpTarget:
+    """Every model of one provider's account."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        origin: Origin,
+        base_path: str,
+        query: str,
+        headers: Mapping[str, str],
+        auth: Auth | None,
+        dialect: Dialect,
+        plain: Dialect | None,
+        clock: Clock,
+        stream_usage: bool = True,
+        azure_version: str | None = None,
+    ) -> None:
+        self._pool, self._origin, self._base_path, self._query = pool, origin, base_path, query
+        lines = [f"host: {origin.authority}", "content-type: application/json", "accept-encoding: gzip"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self._head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+        self._auth, self._dialect, self._plain, self._clock = auth, dialect, plain, clock
+        self._stream_usage, self._azure_version = stream_usage, azure_version
+
+    async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
+        """Put the question; returns when the reply's head is there."""
+        dialect, same, body, withhold = self._written(ask, model, facts)
+        operation = ask.operation if dialect.name == ask.dialect.name else _OPERATION[dialect.name]
+        target = self._target(dialect, operation, model, ask.peek.stream)
+        head = self._head
+        if ask.headers:
+            extra = "".join(f"{name}: {value}\r\n" for name, value in ask.headers.items())
+            if "content-type" in ask.headers:
+                head = head.replace(b"content-type: application/json\r\n", b"", 1)
+            head += extra.encode("latin-1")
+        if self._auth is not None:
+            signed = await self._auth.headers("POST", self._origin.authority, target, body)
+            head += "".join(f"{name}: {value}\r\n" for name, value in signed.items()).encode("latin-1")
+        upstream = await self._pool.send(
+            self._origin,
+            "POST",
+            target,
+            head,
+            body,
+            connect_timeout=min(ask.phases.connect, max(0.0, ask.deadline - self._clock.monotonic())),
+            max_body=None if ask.peek.stream else MAX_BODY,
+        )
+        source = HttpSource(upstream, ask, dialect, same, withhold, self._clock)
+        try:
+            await source.begin()
+        except BaseException:
+            source.close()
+            raise
+        return source
+
+    def _written(self, ask: Ask, model: str, facts: ModelFacts) -> tuple[Dialect, bool, bytes, bool]:
+        caller = ask.dialect
+        dialect = self._dialect
+        if ask.operation in PLAIN_OPERATIONS:
+            if self._plain is None:
+                raise Unsupported(f"{ask.operation} goes only to a provider that speaks OpenAI's format", field="model")
+            dialect = self._plain
+        if caller.name == dialect.name and not ask.prefilled:
+            asks_usage = ask.peek.stream and self._stream_usage
+            body = dialect.rewrite(ask.operation, ask.body, ask.peek, model, asks_usage)
+            return dialect, True, body, asks_usage and not ask.peek.usage_wanted
+        body = ask.write(dialect, model, facts)
+        same = caller.name == dialect.name
+        return dialect, same, body, same and not ask.peek.usage_wanted
+
+    def _target(self, dialect: Dialect, operation: str, model: str, stream: bool) -> str:
+        path = dialect.path(operation, model, stream)
+        if self._azure_version is not None:
+            path = f"/openai/deployments/{model}{path}?api-version={self._azure_version}"
+        target = self._base_path + path
+        if self._query:
+            target += ("&" if "?" in target else "?") + self._query
+        return target
+
+
+PLAIN_OPERATIONS = frozenset(
+    (
+        "completions",
+        "embeddings",
+        "images.generations",
+        "images.edits",
+        "images.variations",
+        "audio.transcriptions",
+        "audio.translations",
+        "audio.speech",
+        "moderations",
+        "rerank",
+    )
+)
+"""What is passed through to a target of the same format, and never translated."""
+
+_OPERATION = {
+    "openai": "chat",
+    "openai-responses": "responses",
+    "anthropic": "messages",
+    "gemini": "chat",
+    "bedrock": "chat",
+}
+
+
+class HttpSource:
+    """One reply of a provider."""
+
+    def __init__(self, upstream: Upstream, ask: Ask, dialect: Dialect, raw: bool, withhold: bool, clock: Clock) -> None:
+        self.dialect, self.raw = dialect, raw
+        self.stream = ask.peek.stream
+        self.status = 0
+        self.request_id: str | None = None
+        self.content_type = "application/json"
+        self.headers: list[tuple[str, str]] = []
+        self.done = False
+        self._upstream, self._ask, self._withhold, self._clock = upstream, ask, withhold, clock
+        self._reader: Reader | None = None
+        self._finished = False
+        self._content = False
+
+    async def begin(self) -> None:
+        """Wait for the head of the reply. Raises ``UpstreamFailed`` for an error status."""
+        ask, upstream = self._ask, self._upstream
+        first = ask.phases.first_token if self.stream else ask.phases.plain
+        upstream.deadline = min(self._clock.monotonic() + first, ask.deadline)
+        status, headers = await upstream.head()
+        self.status = status
+        for name in _REQUEST_IDS:
+            if name in headers:
+                self.request_id = headers[name]
+                break
+        if status >= 300 or status < 200:
+            await self._refused(status, headers)
+        content_type = headers.get("content-type", "")
+        self.content_type = content_type or self.content_type
+        if self.raw:
+            self.headers = [(name, headers[name]) for name in _PASSED_ON if name in headers]
+        if self.stream and content_type.partition(";")[0].strip().lower() in _STREAM_TYPES:
+            self._reader = self.dialect.reader(ask.operation)
+
+    async def _refused(self, status: int, headers: Mapping[str, str]) -> None:
+        body = bytearray()
+        self._upstream.deadline = min(self._clock.monotonic() + 10.0, self._ask.deadline)
+        try:
+            while len(body) < ERROR_BODY and (piece := await self._upstream.read()):
+                body += piece
+        except UpstreamFailed:
+            pass  # what arrived of the error is all that there is to tell
+        error = self.dialect.read_error(status, headers, bytes(body[:ERROR_BODY]))
+        error.content_type = headers.get("content-type", "application/json")
+        if not self.raw:
+            error.body = None
+        raise error
+
+    async def next(self) -> list[Frame]:
+        """The next frames; an empty list at the end."""
+        if self._reader is None:
+            return await self._whole()
+        reader, upstream, ask = self._reader, self._upstream, self._ask
+        while not self._finished:
+            data = await upstream.read()
+            if data:
+                frames = reader.feed(data)
+                upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
+            else:
+                frames = reader.finish()
+                self._finished = True
+            self.done = reader.done
+            if frames:
+                return self._withheld(frames) if self._withhold else frames
+        return []
+
+    def _withheld(self, frames: list[Frame]) -> list[Frame]:
+        # The caller did not ask for usage; we did. It gets neither the last chunk nor the nulls before it.
+        kept: list[Frame] = []
+        for frame in frames:
+            raw, events = frame.raw, frame.events
+            if raw is not None:
+                if len(events) == 1 and type(events[0]) is UsageSeen:
+                    frame = Frame(b"", events)
+                elif b'"usage":null' in raw:
+                    frame = Frame(raw.replace(b',"usage":null', b"", 1), events, frame.unread)
+            kept.append(frame)
+        return kept
+
+    async def _whole(self) -> list[Frame]:
+        if self._finished:
+            return []
+        upstream, ask = self._upstream, self._ask
+        data = await upstream.read()
+        first = data
+        pieces: list[bytes] | None = None
+        while data:
+            upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
+            data = await upstream.read()
+            if data:
+                if pieces is None:
+                    pieces = [first]
+                pieces.append(data)
+        body = first if pieces is None else b"".join(pieces)
+        self._finished = self.done = True
+        if self.stream:  # it was asked for a stream and answered plainly: its events are the stream
+            self.raw = False
+            return [Frame(None, self._read(body))]
+        if self.raw:
+            return [Frame(body, self.dialect.glance(ask.operation, body))]
+        return [Frame(None, self._read(body))]
+
+    def _read(self, body: bytes) -> tuple[Event, ...]:
+        events = self.dialect.read_reply(body)
+        return events if events and type(events[-1]) is End else (*events, End())
+
+    def close(self) -> None:
+        """Give the connection back, or close it if the reply is not complete."""
+        self._upstream.release()
