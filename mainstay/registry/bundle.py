@@ -82,8 +82,7 @@ def check(
     bundle: kinds.Bundle | None = None
     if document.value is not None or not problems:
         items = _items(document, problem)
-        rows = providers if isinstance(providers, Mapping) else _needless(providers)
-        crosscheck.Check(document, items, existing, rows, problem, warning).run()
+        crosscheck.Check(document, items, existing, _rows(providers), problem, warning).run()
         if not any(items.values()) and not problems:
             warnings.append((1, "this file declares nothing; applying it removes all that it put in before"))
         bundle = kinds.Bundle(**{section: [item.body for item in items[section]] for section in _SECTIONS})
@@ -120,6 +119,8 @@ def _lines(filename: str, found: list[tuple[int, str]]) -> list[str]:
     return [f"{filename}:{line}: {sentence}" for line, sentence in dict.fromkeys(sorted(found, key=lambda one: one[0]))]
 
 
-def _needless(kinds_of_providers: Collection[str]) -> Mapping[str, Collection[str]]:
+def _rows(providers: Collection[str] | Mapping[str, Collection[str]]) -> Mapping[str, Collection[str]]:
+    if isinstance(providers, Mapping):
+        return cast(Mapping[str, Collection[str]], providers)
     nothing: Collection[str] = ()
-    return dict.fromkeys(kinds_of_providers, nothing)
+    return dict.fromkeys(providers, nothing)

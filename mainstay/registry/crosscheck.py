@@ -278,11 +278,12 @@ class Check:
     def _periods(self, budget: kinds.Budget | list[kinds.Budget] | None, path: Path) -> None:
         if not isinstance(budget, list):
             return
-        seen: set[str] = set()
+        seen: set[tuple[str, bool]] = set()
         for i, one in enumerate(budget):
-            if one.per in seen:
-                self._problem((*path, "budget", i), f"a second budget per {one.per}; keep one of each period")
-            seen.add(one.per)
+            if (one.per, one.soft) in seen:
+                what = f"{'soft ' * one.soft}budget {'in' if one.per == 'total' else 'per'} {one.per}"
+                self._problem((*path, "budget", i), f"a second {what}; keep one of each sort")
+            seen.add((one.per, one.soft))
 
     def _budget(self, path: Path, body: kinds.NamedBudget) -> None:
         if body.by == "tag" and not body.tag:
