@@ -46,6 +46,8 @@ class Price:
 
     ``cached_input`` and ``cache_write`` fall back to ``input``; ``reasoning`` to ``output``;
     ``input_audio`` to ``input``; ``output_audio`` to ``output``. ``source`` and ``as_of`` say where they come from.
+    ``above`` is for providers that charge long requests at another rate: with more input tokens than its first part,
+    its second part is the price of the whole request.
     """
 
     input: Nano
@@ -58,9 +60,12 @@ class Price:
     request: Nano = 0  # per request, not per million
     source: str = "bundle"
     as_of: str = ""
+    above: tuple[int, Price] | None = None
 
     def cost(self, usage: Usage) -> Nano:
         """The exact cost of ``usage``, rounded once, half to even, to the nano-dollar."""
+        if self.above is not None and usage.input > self.above[0]:
+            return self.above[1].cost(usage)
         input_rate, output_rate = self.input, self.output
         parts = (
             usage.plain_input * input_rate
@@ -77,4 +82,7 @@ class Price:
         """An upper bound of the cost of a call with at most that many tokens, whatever their sort."""
         dearest_input = max(self.input, self.cached_input or 0, self.cache_write or 0, self.input_audio or 0)
         dearest_output = max(self.output, self.reasoning or 0, self.output_audio or 0)
-        return -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1_000_000) + self.request
+        bound = -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1_000_000) + self.request
+        if self.above is not None and input_tokens > self.above[0]:
+            return max(bound, self.above[1].bound(input_tokens, output_tokens))
+        return bound
