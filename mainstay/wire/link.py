@@ -13,11 +13,16 @@ LIMIT = 256 * 1024 * 1024
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """A gateway introduces itself: its id (unique per process), and what it already has."""
+    """A gateway introduces itself: its id (unique per process), and what it already has.
+
+    ``shares`` are all units per pool that are its own, used and spent ones included: whatever was under way when an
+    earlier connection broke is put right by them.
+    """
 
     gateway: str
     pid: int
     snapshot: str | None = None
+    shares: dict[str, int] | None = None
 
 
 class Need(msgspec.Struct, tag="need"):
@@ -28,11 +33,15 @@ class Need(msgspec.Struct, tag="need"):
 
 
 class Grant(msgspec.Struct, tag="grant"):
-    """Units added to the gateway's shares. ``wait`` says in how many seconds more may come, per refused pool."""
+    """Units added to the gateway's shares. ``wait`` says in how many seconds more may come, per refused pool.
+
+    ``left`` is what is free now beside all shares, for headers and warnings.
+    """
 
     id: int
     units: dict[str, int]
     wait: dict[str, float] = {}
+    left: dict[str, int] = {}
 
 
 class Give(msgspec.Struct, tag="give"):
@@ -90,12 +99,13 @@ def encode(message: Message) -> bytes:
 
 
 class Frames:
-    """Cuts a stream of bytes into messages."""
+    """Cuts a stream of bytes into messages, none longer than ``limit`` bytes."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
         self._buffer = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes. Raises ``ValueError`` for a frame that is too long or no message."""
@@ -105,8 +115,8 @@ class Frames:
         at = 0
         while len(buffer) - at >= 4:
             length = int.from_bytes(buffer[at : at + 4], "big")
-            if length > LIMIT:
-                raise ValueError(f"a frame of {length} bytes is over the limit of {LIMIT}")
+            if length > self._limit:
+                raise ValueError(f"a frame of {length} bytes is over the limit of {self._limit}")
             if len(buffer) - at - 4 < length:
                 break
             messages.append(_decoder.decode(buffer[at + 4 : at + 4 + length]))
