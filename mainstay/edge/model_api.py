@@ -88,8 +88,10 @@ class ModelApi:
         self._journal.after_flush(lambda: write(body))
 
     def _failed(self, exchange: Exchange, call: Routed, dialect: Dialect, running: Streaming, error: Exception) -> None:
-        shown = error if isinstance(error, MainstayError) else MainstayError(
-            f"Mainstay failed inside; nothing more is known here, the record is {call.id}"
+        shown = (
+            error
+            if isinstance(error, MainstayError)
+            else MainstayError(f"Mainstay failed inside; nothing more is known here, the record is {call.id}")
         )
         if exchange.started:
             last = running.failed(shown)
@@ -203,7 +205,11 @@ class Streaming:
 
 
 def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
-    headers = [("x-mainstay-call", call.id), ("x-mainstay-attempts", str(len(call.attempts))), ("x-mainstay-cache", call.cache)]
+    headers = [
+        ("x-mainstay-call", call.id),
+        ("x-mainstay-attempts", str(len(call.attempts))),
+        ("x-mainstay-cache", call.cache),
+    ]
     if call.model is not None:
         headers.append(("x-mainstay-model", call.model))
         headers.append(("x-mainstay-provider", call.provider or ""))
@@ -232,5 +238,3 @@ def _passed_through(error: BaseException, call: Routed) -> tuple[bytes, str] | N
     if error.kind in ("auth", "quota", "unreadable") or error.status != status_of(error):
         return None
     return error.body, _latin(error.content_type)
-
-

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from mainstay.access.purse import Hold, Purse
-from mainstay.access.rules import USD, Claim, claims
-from mainstay.core.clock import Clock
-from mainstay.core.errors import Invalid
+from mainstay.access.rules import USD, Claim, Rule, claims
+from mainstay.access.waiting import Ask
+from mainstay.core.errors import Invalid, OverLimit
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
 from mainstay.core.money import Nano
 from mainstay.gateway.routed import Routed
@@ -17,37 +17,68 @@ from mainstay.gateway.target import Target
 class Admit:
     """Sets ``call.hold``. Refuses with 429, or with 400 where a budget needs a bound that cannot be told."""
 
-    def __init__(self, purse: Purse, clock: Clock) -> None:
-        self._purse, self._clock = purse, clock
+    def __init__(self, purse: Purse, ask: Ask) -> None:
+        self._purse, self._ask = purse, ask
 
-    def enter(self, call: Routed) -> None | Awaitable[None]:
+    def enter(self, call: Routed) -> Awaitable[None] | None:
         """Hold an upper bound of what the call can use."""
         rules = call.plan.rules(call)
-        if not rules:
+        by_model = call.plan.by_model
+        if not rules and not by_model:
             return None
         nano = 0
-        if any(rule.code == USD and rule.amount is not None for rule, _ in rules):
-            nano = self._bounded(call, hard=any(rule.code == USD and not rule.soft for rule, _ in rules))
+        money = [rule for rule, _ in rules if rule.code == USD]
+        money += [scoped.rule for scoped in by_model]
+        if money:
+            nano = self._bounded(call, money)
         wanted = claims(rules, call.at, estimated_tokens(call), nano)
+        call.claims = wanted
         hold = self._purse.try_hold(wanted)
         if isinstance(hold, Hold):
             call.hold = hold
-            return None
-        return self._ask(call, wanted)
+            return self._by_model(call) if by_model else None
+        return self._wait(call, wanted)
 
-    async def _ask(self, call: Routed, wanted: list[Claim]) -> None:
-        call.hold = await self._purse.acquire(wanted)
+    async def _wait(self, call: Routed, wanted: list[Claim]) -> None:
+        call.hold = await self._purse.acquire(wanted, self._ask)
+        if call.plan.by_model:
+            await self._by_model(call)
+
+    async def _by_model(self, call: Routed) -> None:
+        """Budgets by model: a target whose budget is used up is passed over."""
+        fit: list[Target] = []
+        refused: OverLimit | None = None
+        for target in call.order:
+            scopes = [
+                (one.rule, scope)
+                for one in call.plan.by_model
+                if (scope := one.scope(None, {}, target.name)) is not None
+            ]
+            if scopes:
+                wanted = claims(scopes, call.at, 0, bound_at(target, call) or 0)
+                try:
+                    call.model_holds[target.name] = await self._purse.acquire(wanted, self._ask)
+                except OverLimit as error:
+                    call.why.append(f"{target.name}:budget")
+                    refused = error
+                    continue
+            fit.append(target)
+        if not fit and refused is not None:
+            raise refused
+        call.order = fit
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Settling is done by the record, which knows the cost; here only what never came so far is released."""
-        if call.hold is not None and not call.opened:
-            call.hold.release()
+        if not call.opened:
+            for hold in (call.hold, *call.model_holds.values()):
+                if hold is not None:
+                    _undo(hold, call)
 
-    def _bounded(self, call: Routed, hard: bool) -> Nano:
+    def _bounded(self, call: Routed, money: list[Rule]) -> Nano:
         """An upper bound of the call's cost at the dearest of its targets; targets that cannot be bounded are dropped."""
         bounds: list[Nano] = []
         priced: list[Target] = []
-        allowed = call.plan.unpriced_allowed(call)
+        allowed = all(rule.unpriced == "allow" for rule in money)
         for target in call.order:
             bound = bound_at(target, call)
             if bound is None and not allowed:
@@ -64,7 +95,7 @@ class Admit:
                 code="unpriced_model",
             )
         call.order = priced
-        if hard and call.peek.unbounded:
+        if call.peek.unbounded and not all(rule.soft for rule in money):
             unbound = [target.name for target in priced if target.max_call is None and target.price is not None]
             if unbound:
                 field = call.peek.unbounded[0]
@@ -101,3 +132,9 @@ def estimated_tokens(call: Routed) -> int:
     return -(-len(call.body) // 4) + (call.peek.max_tokens or 0) * call.peek.n
 
 
+def _undo(hold: Hold, call: Routed) -> None:
+    """A call that was answered from the cache used a request and nothing else; one that was refused used nothing."""
+    if call.cache == "hit":
+        hold.settle(tokens=0, nano=0)
+    else:
+        hold.release()

@@ -31,7 +31,11 @@ class Attempts:
 
     async def enter(self, call: Routed) -> Reply:
         """Ask until someone answers. Raises what the last one failed with."""
-        self._journal.open(opened(call, call.hold.holds if call.hold is not None else {}))
+        holds: dict[str, int] = {}
+        for hold in (call.hold, *call.model_holds.values()):
+            if hold is not None:
+                holds.update(hold.holds)
+        self._journal.open(opened(call, holds, [target.name for target in call.order]))
         call.opened = True
         call.to.retry_budget.called()
         search = Search(call, self._clock, self._chance, self._sleep)

@@ -83,7 +83,7 @@ class Cache:
         self._memory, self._clock = memory, clock
         self._flights: dict[bytes, asyncio.Future[None]] = {}
 
-    def enter(self, call: Routed) -> Reply | None | asyncio.Task[Reply | None]:
+    def enter(self, call: Routed) -> Reply | asyncio.Task[Reply | None] | None:
         """A stored reply; None where there is none."""
         rule = call.to.cache
         wish = call.headers.get("x-mainstay-cache", "")
@@ -128,7 +128,11 @@ class Cache:
         call.first_token = self._clock.monotonic()
         call.why.append("cache")
         return Reply(
-            entry.dialect, call.stream, _once(entry.frames), content_type=entry.content_type, headers=list(entry.headers)
+            entry.dialect,
+            call.stream,
+            _once(entry.frames),
+            content_type=entry.content_type,
+            headers=list(entry.headers),
         )
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
@@ -165,7 +169,14 @@ class Cache:
             return None  # not JSON: audio and images are not cached
         principal = call.principal
         tenant = principal.team if scope == "team" else principal.key_id
-        parts = ("cache-1", tenant, call.to.version, call.dialect, call.operation, call.headers.get("anthropic-beta", ""))
+        parts = (
+            "cache-1",
+            tenant,
+            call.to.version,
+            call.dialect,
+            call.operation,
+            call.headers.get("anthropic-beta", ""),
+        )
         return hashlib.blake2b("\0".join(parts).encode() + b"\0" + body, digest_size=20).digest()
 
 
@@ -211,5 +222,3 @@ async def _once(frames: tuple[Frame, ...]) -> AsyncIterator[list[Frame]]:
         yield [*([Frame(body, events)] if body else []), frames[-1]]
     else:
         yield list(frames)
-
-

@@ -11,6 +11,7 @@ from mainstay.gateway.plan import Plan
 from mainstay.gateway.routed import Routed
 from mainstay.registry.kinds import seconds
 from mainstay.upstream.ask import Ask
+from mainstay.upstream.http_target import PLAIN_OPERATIONS
 from mainstay.wire.dialect import Dialect
 
 _TAGS, _TAG_LENGTH = 32, 128
@@ -20,8 +21,8 @@ _GOES_ALONG = ("anthropic-beta", "anthropic-version", "openai-beta", "traceparen
 class Identify:
     """Sets principal, tags, route and the Ask. Refuses with 400, 401, 403 or 404."""
 
-    def __init__(self, plan: Callable[[], Plan], dialects: Mapping[str, Dialect], clock: Clock) -> None:
-        self._plan, self._dialects, self._clock = plan, dialects, clock
+    def __init__(self, plan: Callable[[], Plan], dialects: Mapping[str, Dialect], plain: Dialect, clock: Clock) -> None:
+        self._plan, self._dialects, self._plain, self._clock = plan, dialects, plain, clock
 
     def enter(self, call: Routed) -> None:
         """Read who calls and what for."""
@@ -30,11 +31,11 @@ class Identify:
         headers = call.headers
         key = plan.keys.find(secret(headers), call.at)
         if key is None:
-            raise Unauthenticated("the API key is missing or unknown; send it as 'Authorization: Bearer …' or 'x-api-key'")
-        call.principal = key.principal
-        dialect = self._dialects[call.dialect]
-        if call.operation in plan.plain_operations:
-            dialect = plan.plain
+            raise Unauthenticated(
+                "the API key is missing or unknown; send it as 'Authorization: Bearer …' or 'x-api-key'"
+            )
+        call.principal, call.opened_by = key.principal, key
+        dialect = self._plain if call.operation in PLAIN_OPERATIONS else self._dialects[call.dialect]
         content_type = headers.get("content-type", "application/json")
         peek = call.peek = dialect.peek(call.operation, call.body, content_type)
         call.stream = peek.stream

@@ -19,7 +19,7 @@ class Stage(Protocol):
     later stage raised or the caller went away, and never waits.
     """
 
-    def enter(self, call: Routed) -> Reply | None | Awaitable[Reply | None]:
+    def enter(self, call: Routed) -> Reply | Awaitable[Reply | None] | None:
         """Before the answer."""
         ...
 

@@ -26,13 +26,16 @@ class Record:
         """Close the record of the call."""
         self._outcome(call, error)
         call.cost = _cost(call)
-        hold = call.hold
         charges: dict[str, int] = {}
-        if hold is not None:
+        if call.opened:
             tokens = sum(attempt.usage.total for attempt in call.attempts if attempt.usage is not None)
-            # A cost that is unknown was admitted by a budget that allows it, and charges nothing.
-            hold.settle(tokens=tokens, nano=call.cost or 0)
-            charges = hold.charges
+            if call.hold is not None:
+                # A cost that is unknown was admitted by a budget that allows it, and charges nothing.
+                call.hold.settle(tokens=tokens, nano=call.cost or 0)
+                charges = call.hold.charges
+            for name, hold in call.model_holds.items():
+                hold.settle(nano=sum(attempt.cost or 0 for attempt in call.attempts if attempt.target == name))
+                charges = {**charges, **hold.charges}
         now = self._clock.monotonic()
         self._journal.close(closed(call, (now - call.started) * 1000, charges))
 

@@ -175,7 +175,7 @@ class Continuation:
         return self._pass(held)
 
     def _pass(self, events: list[Event]) -> list[Event]:
-        passed = [event for event in events if not isinstance(event, Start | ThinkingDelta | ThinkingSigned)]
+        passed: list[Event] = [e for e in events if not isinstance(e, Start | ThinkingDelta | ThinkingSigned)]
         self.progress.see(passed)
         return passed
 

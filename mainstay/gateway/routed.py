@@ -10,9 +10,10 @@ from mainstay.core.money import Nano
 
 if TYPE_CHECKING:
     from mainstay.access.purse import Hold
+    from mainstay.access.rules import Claim
     from mainstay.gateway.active import Active
     from mainstay.gateway.cache import Recording
-    from mainstay.gateway.plan import Plan, Route
+    from mainstay.gateway.plan import Opened, Plan, Route
     from mainstay.gateway.target import Target
     from mainstay.upstream.ask import Ask
 
@@ -23,11 +24,16 @@ class Routed(Call):
 
     plan: Plan = None  # type: ignore[assignment]
     """The compiled Snapshot under which the call is answered, from its first stage to its last."""
+    opened_by: Opened = None  # type: ignore[assignment]
+    """What the caller's key opens."""
     to: Route = None  # type: ignore[assignment]
     ask: Ask = None  # type: ignore[assignment]
     order: list[Target] = field(default_factory=list["Target"])
     """The targets to try, best first."""
     hold: Hold | None = None
+    model_holds: dict[str, Hold] = field(default_factory=dict[str, "Hold"])
+    """Holds under budgets by model, for each target that may answer."""
+    claims: list[Claim] = field(default_factory=list["Claim"])
     bound: Nano | None = None
     """The most that the call can cost; None where a price is unknown."""
     priority: int = 0

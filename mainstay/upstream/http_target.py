@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from mainstay.core.clock import Clock
@@ -54,6 +55,8 @@ class HttpTarget:
         clock: Clock,
         stream_usage: bool = True,
         azure_version: str | None = None,
+        max_tokens_field: str | None = None,
+        developer_role: bool | None = None,
     ) -> None:
         self._pool, self._origin, self._base_path, self._query = pool, origin, base_path, query
         lines = [f"host: {origin.authority}", "content-type: application/json", "accept-encoding: gzip"]
@@ -61,6 +64,8 @@ class HttpTarget:
         self._head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         self._auth, self._dialect, self._plain, self._clock = auth, dialect, plain, clock
         self._stream_usage, self._azure_version = stream_usage, azure_version
+        self._max_tokens_field, self._developer_role = max_tokens_field, developer_role
+        self._facts: dict[ModelFacts, ModelFacts] = {}
 
     async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
         """Put the question; returns when the reply's head is there."""
@@ -104,9 +109,24 @@ class HttpTarget:
             asks_usage = ask.peek.stream and self._stream_usage
             body = dialect.rewrite(ask.operation, ask.body, ask.peek, model, asks_usage)
             return dialect, True, body, asks_usage and not ask.peek.usage_wanted
-        body = ask.write(dialect, model, facts)
+        body = ask.write(dialect, model, self._with_own(facts))
         same = caller.name == dialect.name
         return dialect, same, body, same and not ask.peek.usage_wanted
+
+    def _with_own(self, facts: ModelFacts) -> ModelFacts:
+        """``facts``, and what is true of everything at this provider where they say nothing."""
+        known = self._facts.get(facts)
+        if known is None:
+            known = replace(
+                facts,
+                max_tokens_field=facts.max_tokens_field or self._max_tokens_field,
+                roles_developer=self._developer_role if facts.roles_developer is None else facts.roles_developer,
+                stream_usage=self._stream_usage if facts.stream_usage is None else facts.stream_usage,
+            )
+            if len(self._facts) >= 256:
+                self._facts.clear()
+            self._facts[facts] = known
+        return known
 
     def _target(self, dialect: Dialect, operation: str, model: str, stream: bool) -> str:
         path = dialect.path(operation, model, stream)

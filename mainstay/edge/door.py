@@ -1,0 +1,110 @@
+"""What a gateway does with each request: model calls it answers itself, health too, the rest control does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from mainstay.core.errors import Invalid, MainstayError, NotFound, Unauthenticated
+from mainstay.edge.http import Exchange
+from mainstay.edge.model_api import ENDPOINTS, ModelApi
+from mainstay.edge.passing import ControlDoor
+from mainstay.edge.status import retry_after, status_of
+from mainstay.gateway.identify import secret
+from mainstay.gateway.plan import Plan
+
+PUBLIC = ("/health/live", "/health/ready", "/")
+"""What anybody may ask for; everything else needs a key, or is control's to decide."""
+
+_CONTROL = ("/api/", "/metrics", "/console", "/health", "/docs")
+
+
+class Door:
+    """The handler of every exchange."""
+
+    def __init__(
+        self, models: ModelApi, control: ControlDoor, plan: Callable[[], Plan | None], now: Callable[[], float]
+    ) -> None:
+        self._models, self._control, self._plan, self._now = models, control, plan, now
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer ``exchange``."""
+        endpoint = ENDPOINTS.get(exchange.path)
+        if endpoint is not None:
+            if exchange.method == "POST" and self._plan() is not None:
+                return await self._models.answer(exchange, endpoint)
+            return self._not_a_call(exchange)
+        try:
+            await self._other(exchange)
+        except MainstayError as error:
+            if not exchange.started:
+                status = status_of(error)
+                headers = [("content-type", "application/json")]
+                wait = retry_after(error, status)
+                if wait is not None:
+                    headers.append(("retry-after", wait))
+                exchange.send(status, headers, _error(error.code, error.message))
+
+    def _not_a_call(self, exchange: Exchange) -> None:
+        if exchange.method != "POST":
+            headers = [("content-type", "application/json"), ("allow", "POST")]
+            body = _error("method_not_allowed", f"{exchange.path} takes POST")
+            return exchange.send(405, headers, body)
+        headers = [("content-type", "application/json"), ("retry-after", "1")]
+        return exchange.send(
+            503, headers, _error("not_ready", "no configuration has been loaded yet; try again shortly")
+        )
+
+    async def _other(self, exchange: Exchange) -> None:
+        path = exchange.path
+        if path == "/health/live":
+            return _json(exchange, 200, {"status": "alive"})
+        if path == "/health/ready":
+            ready = self._plan() is not None
+            return _json(exchange, 200 if ready else 503, {"status": "ready" if ready else "starting"})
+        if path == "/":
+            return _json(exchange, 200, {"name": "mainstay", "models": "/v1/models", "api": "/api/openapi.json"})
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            return self._list_models(exchange, path[len("/v1/models/") :])
+        if path.startswith(_CONTROL):
+            return await self._control.pass_on(exchange)
+        raise NotFound(f"there is nothing at {path[:200]!r}; the model API is below /v1, the control API below /api/v1")
+
+    def _list_models(self, exchange: Exchange, wanted: str) -> None:
+        plan = self._plan()
+        if exchange.method not in ("GET", "HEAD"):
+            raise Invalid("the list of models is read with GET")
+        key = plan.keys.find(secret(exchange.headers), self._now()) if plan is not None else None
+        if plan is None or key is None:
+            raise Unauthenticated(
+                "the API key is missing or unknown; send it as 'Authorization: Bearer …' or 'x-api-key'"
+            )
+        allowed = key.principal.models
+        names = [name for name in plan.routes if allowed is None or name in allowed]
+        anthropic = "anthropic-version" in exchange.headers
+        entries: list[dict[str, Any]] = [_entry(name, plan, anthropic) for name in names]
+        if wanted:
+            for entry in entries:
+                if entry["id"] == wanted:
+                    return _json(exchange, 200, entry)
+            raise NotFound(f"there is no model {wanted[:200]!r} that your key may use", code="model_not_found")
+        if anthropic:
+            first, last = (names[0], names[-1]) if names else (None, None)
+            return _json(exchange, 200, {"data": entries, "has_more": False, "first_id": first, "last_id": last})
+        return _json(exchange, 200, {"object": "list", "data": entries})
+
+
+def _entry(name: str, plan: Plan, anthropic: bool) -> dict[str, Any]:
+    if anthropic:
+        return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    target = plan.targets.get(name)
+    return {"id": name, "object": "model", "created": 0, "owned_by": target.provider if target else "mainstay"}
+
+
+def _json(exchange: Exchange, status: int, value: object) -> None:
+    exchange.send(status, [("content-type", "application/json")], json.dumps(value, separators=(",", ":")).encode())
+
+
+def _error(code: str, message: str) -> bytes:
+    return json.dumps({"error": {"code": code, "message": message}}).encode()

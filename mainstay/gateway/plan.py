@@ -1,0 +1,293 @@
+"""A Snapshot compiled for the hot path: every look-up that a call needs is one dictionary away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from mainstay.access.authenticate import KeyRing
+from mainstay.access.purse import Purse
+from mainstay.access.rules import USD, Rule, ScopedRule, claims, key_owner, named_rule, owner_rules, team_owner
+from mainstay.core.call import Principal
+from mainstay.core.clock import Clock
+from mainstay.core.errors import Invalid
+from mainstay.core.model import ModelFacts
+from mainstay.core.money import NANO, nano_from_usd
+from mainstay.core.route import Condition, Name, Node, Weighted, When, names, parse
+from mainstay.gateway.retry import RetryBudget, RetryRule
+from mainstay.gateway.routed import Routed
+from mainstay.gateway.target import Health, Latency, Target
+from mainstay.registry import kinds
+from mainstay.registry.kinds import seconds
+from mainstay.registry.snapshot import Resolved, ResolvedKey, ResolvedModel, unsealed
+from mainstay.upstream.ask import Answerer, Phases
+from mainstay.upstream.breaker import Breaker
+from mainstay.upstream.gate import Gate
+from mainstay.upstream.models import facts
+
+
+@dataclass(slots=True)
+class CacheRule:
+    """A route's cache; ``ttl`` in seconds."""
+
+    ttl: float
+    scope: str
+    max_bytes: int
+
+
+@dataclass(slots=True)
+class Hedge:
+    """A route's hedging; times in seconds, money in nano-dollars. ``share`` bounds how many calls may be hedged."""
+
+    after: float
+    most: int | None
+    share: float
+    budget: RetryBudget
+
+    def allows(self, other: Target, call: Routed) -> bool:
+        """Whether a second attempt may be made for ``call``."""
+        if self.most is not None:
+            bound = None if other.price is None else other.price.bound(len(call.body), call.peek.max_tokens or 0)
+            if bound is None or bound > self.most:
+                return False
+        return self.budget.allows()
+
+
+@dataclass(slots=True)
+class Route:
+    """One name that callers may ask for."""
+
+    name: str
+    tree: Node
+    version: str
+    retry: RetryRule
+    retry_budget: RetryBudget
+    phases: Phases
+    cache: CacheRule | None
+    hedge: Hedge | None
+    rescue: bool
+    hold_back: int
+    prompt_cache: str | None
+    content: bool
+    priority: int
+    looks_at_budget: bool
+
+
+@dataclass(slots=True)
+class Opened:
+    """What a key opens."""
+
+    principal: Principal
+    rules: tuple[tuple[Rule, str], ...]
+    content: bool | None
+    priority: int | None
+
+
+class Plan:
+    """One Snapshot, ready to answer calls under."""
+
+    def __init__(
+        self,
+        digest: str,
+        targets: Mapping[str, Target],
+        routes: Mapping[str, Route],
+        keys: KeyRing[Opened],
+        scoped: Iterable[ScopedRule],
+        purse: Purse,
+    ) -> None:
+        self.digest, self.targets, self.routes, self.keys = digest, targets, routes, keys
+        self.trees: dict[str, Node] = {
+            name: route.tree
+            for name, route in routes.items()
+            if not (isinstance(route.tree, Name) and route.tree.name == name)
+        }
+        self.by_model = tuple(rule for rule in scoped if rule.by == "model")
+        self._scoped = tuple(rule for rule in scoped if rule.by != "model")
+        self._purse = purse
+
+    def rules(self, call: Routed) -> list[tuple[Rule, str]]:
+        """All rules that bind this call, each with its scope; those by model come with the target."""
+        bound = list(call.opened_by.rules)
+        for rule in self._scoped:
+            scope = rule.scope(call.user, call.tags, None)
+            if scope is not None:
+                bound.append((rule.rule, scope))
+        return bound
+
+    def budget_left(self, call: Routed) -> float:
+        """The share of the tightest budget that is left, 0 to 1; 1 where none applies."""
+        return self._purse.left_share(claims([r for r in self.rules(call) if r[0].code == USD], call.at, 0, 0))
+
+
+class Compiler:
+    """Compiles Snapshots; remembers the health of targets from one to the next."""
+
+    def __init__(
+        self,
+        answerer: Callable[[kinds.Provider], Answerer],
+        unseal: Callable[[str], str],
+        purse: Purse,
+        clock: Clock,
+    ) -> None:
+        self._answerer, self._unseal, self._purse, self._clock = answerer, unseal, purse, clock
+        self._answerers: dict[str, tuple[str, Answerer]] = {}
+        self._health: dict[tuple[str, str], tuple[object, Health]] = {}
+        self._gates: dict[str, tuple[object, Gate]] = {}
+
+    def compile(self, resolved: Resolved) -> Plan:
+        """The plan of ``resolved``. Raises ``Invalid`` for what cannot be put in force; nothing has changed then."""
+        providers = {one.body.name: one for one in resolved.providers}
+        targets: dict[str, Target] = {}
+        for model in resolved.models:
+            provider = providers.get(model.provider)
+            if provider is None:
+                raise Invalid(f"model {model.body.name!r} is of an unknown provider {model.provider!r}")
+            targets[model.body.name] = self._target(model, provider.digest, provider.body)
+        versions = {one.body.name: one.digest for one in resolved.models}
+        routes = {name: self._route(kinds.Route(name=name, to=name), versions[name]) for name in targets}
+        for route in resolved.routes:
+            routes[route.body.name] = self._route(route.body, route.digest)
+        for route in routes.values():
+            route.version = self._version(route, routes, resolved)
+        teams = {team.name: team for team in resolved.teams}
+        opened = {}
+        for key in resolved.keys:
+            team = teams.get(key.team)
+            rules = list(owner_rules(key_owner(key.team, key.name), key.limits, key.budgets))
+            models = None if key.models is None else frozenset(key.models)
+            if team is not None:
+                rules += owner_rules(team_owner(team.name), team.limits, team.budgets)
+                if team.models is not None:
+                    models = frozenset(team.models) if models is None else models & frozenset(team.models)
+            principal = Principal(key.name, key.id, key.team, models, key.admin)
+            opened[key.hash] = (key, Opened(principal, tuple((rule, "") for rule in rules), key.content, key.priority))
+        scoped = [named_rule(one.body) for one in resolved.budgets]
+        return Plan(resolved.digest, targets, routes, self._ring(opened, resolved.pepper), scoped, self._purse)
+
+    def _ring(self, opened: Mapping[str, tuple[ResolvedKey, Opened]], pepper: str) -> KeyRing[Opened]:
+        entries = {found: (entry, key.expires) for found, (key, entry) in opened.items() if not key.revoked}
+        return KeyRing(entries, self._unseal(pepper))
+
+    def _target(self, model: ResolvedModel, provider_digest: str, sealed: kinds.Provider) -> Target:
+        body, name = model.body, model.provider
+        known = self._answerers.get(name)
+        if known is None or known[0] != provider_digest:
+            known = (provider_digest, self._answerer(unsealed(sealed, self._unseal)))
+            self._answerers[name] = known
+        declared = ModelFacts(
+            context_window=body.context_window,
+            max_output=body.max_output,
+            tools=body.tools,
+            images=body.images,
+            audio=body.audio,
+            documents=body.documents,
+            schema=body.schema,
+            reasoning=body.reasoning,
+            sampling=body.sampling,
+            prefill=body.prefill,
+        )
+        book = ModelFacts(context_window=model.context_window)
+        return Target(
+            body.name,
+            name,
+            model.upstream_model,
+            sealed.wire or "",
+            known[1],
+            facts(model.upstream_model, declared, book),
+            model.price,
+            self._healthy(name, model, sealed),
+            None if body.max_call_usd is None else nano_from_usd(body.max_call_usd),
+        )
+
+    def _healthy(self, provider: str, model: ResolvedModel, sealed: kinds.Provider) -> Health:
+        rule, limit = model.body.breaker, model.body.concurrency
+        known = self._gates.get(provider)
+        if known is None or known[0] != sealed.concurrency:
+            known = (sealed.concurrency, _gate(f"provider {provider}", sealed.concurrency))
+            self._gates[provider] = known
+        key, settings = (provider, model.upstream_model), (rule, limit, sealed.concurrency)
+        found = self._health.get(key)
+        if found is None or found[0] != settings:
+            breaker = Breaker(
+                rule.failures, rule.rate, rule.min_calls, seconds(rule.window), seconds(rule.open_for), self._clock
+            )
+            gate = _gate(f"model {model.body.name}", limit)
+            found = (settings, Health(breaker, gate, known[1], Latency(self._clock)))
+            self._health[key] = found
+        return found[1]
+
+    def health(self) -> Mapping[tuple[str, str], Health]:
+        """The health of every target by provider and the provider's name of the model."""
+        return {key: health for key, (_, health) in self._health.items()}
+
+    def _route(self, body: kinds.Route, digest: str) -> Route:
+        retry, times = body.retry, body.timeouts
+        tree = parse(body.to)
+        hedge = body.hedge
+        return Route(
+            body.name,
+            tree,
+            digest,
+            RetryRule(retry.attempts, seconds(retry.base), seconds(retry.cap), retry.budget, body.on_filter),
+            RetryBudget(retry.budget, self._clock),
+            Phases(
+                seconds(times.connect),
+                seconds(times.first_token),
+                seconds(times.idle),
+                seconds(times.plain),
+                seconds(times.total),
+            ),
+            None if body.cache is None else CacheRule(seconds(body.cache.ttl), body.cache.scope, body.cache.max_bytes),
+            None
+            if hedge is None
+            else Hedge(
+                seconds(hedge.after),
+                None if hedge.max_usd is None else int(hedge.max_usd * NANO),
+                hedge.max_share,
+                RetryBudget(hedge.max_share, self._clock),
+            ),
+            body.rescue == "auto",
+            body.hold_back,
+            body.prompt_cache,
+            body.content,
+            body.priority,
+            _looks_at_budget(tree),
+        )
+
+    def _version(self, route: Route, routes: Mapping[str, Route], resolved: Resolved) -> str:
+        """What the route means now: its own digest and those of every route, model and provider that it can lead to."""
+        digests = {model.body.name: (model.digest, model.provider) for model in resolved.models}
+        providers = {provider.body.name: provider.digest for provider in resolved.providers}
+        seen: set[str] = set()
+        parts: list[str] = [route.name]
+        todo = [route.name]
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in routes:
+                parts.append(repr(routes[name].tree))
+                todo += [one for one in names(routes[name].tree) if one != name]
+            if name in digests:
+                digest, provider = digests[name]
+                parts += [digest, providers.get(provider, "")]
+        return "|".join(parts)
+
+
+def _gate(name: str, limit: kinds.Concurrency | None) -> Gate:
+    return Gate(name) if limit is None else Gate(name, limit.limit, limit.queue, seconds(limit.wait))
+
+
+def _looks_at_budget(node: Node) -> bool:
+    if isinstance(node, When):
+        conditions: list[Condition] = [condition for condition, _ in node.cases]
+        if any(condition.budget_left_below is not None for condition in conditions):
+            return True
+        return any(_looks_at_budget(child) for _, child in node.cases) or (
+            node.otherwise is not None and _looks_at_budget(node.otherwise)
+        )
+    if isinstance(node, Name):
+        return False
+    children = [child for child, _ in node.to] if isinstance(node, Weighted) else node.to
+    return any(_looks_at_budget(child) for child in children)

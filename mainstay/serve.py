@@ -1,0 +1,251 @@
+"""The supervisor: opens the port, starts control and the gateways, starts again what dies, and ends them in order."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mainstay.settings import Settings
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_STEADY = 30.0  # seconds after which a process counts as healthy, and its next restart is quick again
+_START = 60.0  # seconds that control may take to be ready
+
+
+@dataclass
+class Child:
+    """One process that is kept alive."""
+
+    name: str
+    arguments: list[str]
+    descriptors: tuple[int, ...]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = _FIRST_PAUSE
+    again_at: float = 0.0
+    ready: int = -1
+    is_ready: bool = False
+    said: bytearray = field(default_factory=bytearray)
+
+
+class Supervisor:
+    """Runs until it is told to end. Only standard library; it never sees a request."""
+
+    def __init__(self, settings: Settings, announce: bool = True) -> None:
+        self._settings = settings
+        self._announce = announce
+        self._ending = False
+        self._hangup = False
+        # The children hold the read end: it ends when this process does, whatever ended it.
+        self._alive_read, self._alive_write = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._control: Child | None = None
+        self._gateways: list[Child] = []
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit status."""
+        settings = self._settings
+        settings.prepare()
+        try:
+            listening = _listen(settings)
+        except OSError as error:
+            print(f"mainstay: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+            return 1
+        port = listening.getsockname()[1]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_end)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        signal.signal(signal.SIGCHLD, _on_child)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        (settings.run / "serve.pid").write_text(f"{os.getpid()} {port}\n")
+        self._control = self._child("control", [], ())
+        self._start(self._control)
+        if not self._wait_ready(self._control):
+            self._finish()
+            return 1 if not self._ending else 0
+        for number in range(settings.workers):
+            gateway = self._child(
+                "gateway", ["--fd", str(listening.fileno()), "--number", str(number)], (listening.fileno(),)
+            )
+            self._gateways.append(gateway)
+            self._start(gateway)
+        if self._announce and all(self._wait_ready(gateway) for gateway in self._gateways):
+            self._say(port)
+        while not self._ending:
+            self._watch()
+        listening.close()
+        self._finish()
+        return 0
+
+    def _child(self, role: str, more: list[str], descriptors: tuple[int, ...]) -> Child:
+        settings = self._settings
+        arguments = [sys.executable, "-m", "mainstay", role, "--home", str(settings.home), *more]
+        arguments += ["--alive", str(self._alive_read)]
+        return Child(role, arguments, (*descriptors, self._alive_read))
+
+    def _start(self, child: Child) -> None:
+        ready_read, ready_write = os.pipe()
+        environment = dict(os.environ)
+        environment.update(_environment(self._settings))
+        child.process = subprocess.Popen(
+            [*child.arguments, "--ready", str(ready_write)],
+            pass_fds=(*child.descriptors, ready_write),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which ends them in order
+        )
+        os.close(ready_write)
+        os.set_blocking(ready_read, False)
+        child.ready, child.is_ready, child.started = ready_read, False, time.monotonic()
+        child.said.clear()
+        self._selector.register(ready_read, selectors.EVENT_READ, child)
+
+    def _wait_ready(self, child: Child) -> bool:
+        until = time.monotonic() + _START
+        while not child.is_ready and not self._ending:
+            if child.process is not None and child.process.poll() is not None:
+                return False
+            if time.monotonic() > until:
+                print(f"mainstay: {child.name} was not ready within {_START:g} s", file=sys.stderr)
+                return False
+            self._turn(0.5)
+        return child.is_ready
+
+    def _watch(self) -> None:
+        """One turn: restart what has died and waited long enough."""
+        now = time.monotonic()
+        for child in (self._control, *self._gateways):
+            if child is None:
+                continue
+            if child.process is not None and child.process.poll() is not None:
+                if now - child.started > _STEADY:
+                    child.pause = _FIRST_PAUSE
+                status = child.process.returncode
+                print(
+                    f"mainstay: {child.name} ended with {status}; starting it again in {child.pause:g} s",
+                    file=sys.stderr,
+                )
+                child.process, child.again_at = None, now + child.pause
+                child.pause = min(child.pause * 2, _LONGEST_PAUSE)
+                self._forget_ready(child)
+            if child.process is None and now >= child.again_at:
+                self._start(child)
+        waiting = [c.again_at - now for c in (self._control, *self._gateways) if c is not None and c.process is None]
+        self._turn(max(0.02, min([1.0, *waiting])))
+        if self._hangup:
+            self._hangup = False
+            if self._control is not None and self._control.process is not None:
+                self._control.process.send_signal(signal.SIGHUP)
+
+    def _turn(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._wake_read:
+                try:
+                    while os.read(self._wake_read, 512):
+                        pass
+                except BlockingIOError:
+                    pass
+                continue
+            child = key.data
+            said = os.read(key.fd, 4096)
+            if said:
+                child.said += said
+                child.is_ready = child.said.startswith(b"ready")
+            else:
+                self._forget_ready(child)
+
+    def _forget_ready(self, child: Child) -> None:
+        if child.ready >= 0:
+            self._selector.unregister(child.ready)
+            os.close(child.ready)
+            child.ready = -1
+
+    def _say(self, port: int) -> None:
+        said = bytes(self._control.said if self._control is not None else b"").decode().partition("\n")[2]
+        scheme = "https" if self._settings.tls_cert else "http"
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        print(f"Mainstay is ready at {scheme}://{host}:{port}", flush=True)
+        if said.strip():
+            print(said.rstrip().replace("{port}", str(port)), flush=True)
+
+    def _finish(self) -> None:
+        """Gateways first, so that their last records are read; then control."""
+        self._end([g for g in self._gateways if g.process is not None], self._settings.drain + 5)
+        if self._control is not None and self._control.process is not None:
+            self._end([self._control], 20.0)
+        (self._settings.run / "serve.pid").unlink(missing_ok=True)
+
+    def _end(self, children: list[Child], patience: float) -> None:
+        for child in children:
+            if child.process is not None and child.process.poll() is None:
+                child.process.terminate()
+        until = time.monotonic() + patience
+        for child in children:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+    def _on_end(self, _number: int, _frame: object) -> None:
+        self._ending = True
+
+    def _on_hangup(self, _number: int, _frame: object) -> None:
+        self._hangup = True
+
+
+def _on_child(_number: int, _frame: object) -> None:
+    """Nothing to do: the signal has woken the selector."""
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket. An earlier supervisor that was killed leaves gateways that close it within moments."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    until = time.monotonic() + 3.0
+    while True:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((settings.host, settings.port))
+            listening.listen(4096)
+        except OSError:
+            listening.close()
+            if not (settings.run / "serve.pid").exists() or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+            continue
+        listening.setblocking(False)
+        os.set_inheritable(listening.fileno(), True)
+        return listening
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings for a child, as the environment that it reads them from."""
+    given: dict[str, str] = {}
+    for name in Settings.__dataclass_fields__:
+        value = getattr(settings, name)
+        if value is not None and name != "home":
+            given[f"MAINSTAY_{name.upper()}"] = str(value)
+    return given
+
+
+def running(run: Path) -> bool:
+    """Whether a supervisor of this home is alive."""
+    try:
+        pid = int((run / "serve.pid").read_text().split()[0])
+        os.kill(pid, 0)
+    except (OSError, ValueError, IndexError):
+        return False
+    return True

@@ -1,0 +1,142 @@
+"""Settings: where things are and how much of them there may be; read once from flags and environment, then frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+_SOCKET_PATH = 90
+"""A socket's path may have 108 bytes on Linux and 104 elsewhere; longer folders get a stand-in."""
+
+
+class BadSetting(ValueError):
+    """A setting is not what it can be; the message says what it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that is fixed for the life of a process. Sizes are in bytes, times in seconds."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    config: Path | None = None
+    database: str = ""
+    drain: float = 30.0
+    disk_full: Literal["refuse", "serve"] = "refuse"
+    cache_bytes: int = 64 * 1024 * 1024
+    max_body: int = 32 * 1024 * 1024
+    connections: int = 10_000
+    retention_days: int = 90
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @property
+    def database_url(self) -> str:
+        """The control database: the given one, or SQLite in the home."""
+        return self.database or f"sqlite+aiosqlite:///{self.home / 'mainstay.db'}"
+
+    @property
+    def run(self) -> Path:
+        """Where the local sockets, locks and the Snapshot are."""
+        run = self.home / "run"
+        if len(os.fsencode(run)) <= _SOCKET_PATH:
+            return run
+        name = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"mainstay-{os.getuid()}-{name}"
+
+    @property
+    def journal(self) -> Path:
+        """The folder with a journal for each gateway process."""
+        return self.home / "journal"
+
+    @property
+    def control_socket(self) -> Path:
+        """The control API over HTTP."""
+        return self.run / "control.sock"
+
+    @property
+    def link_socket(self) -> Path:
+        """The messages between control and gateways."""
+        return self.run / "link.sock"
+
+    @property
+    def snapshot(self) -> Path:
+        """The last good Snapshot."""
+        return self.run / "snapshot"
+
+    def prepare(self) -> None:
+        """Make the folders, readable by nobody else."""
+        for folder in (self.home, self.run, self.journal):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.run.stat().st_uid != os.getuid():
+            raise BadSetting(f"{self.run} belongs to somebody else; choose another --home")
+
+
+def read(environment: Mapping[str, str], **flags: object) -> Settings:
+    """Settings from flags (None: not given), else from ``MAINSTAY_…`` in ``environment``, else the defaults.
+
+    Raises ``BadSetting``.
+    """
+    given: dict[str, object] = {}
+    for name, kind in _KINDS.items():
+        value = flags.get(name)
+        if value is None:
+            text = environment.get(f"MAINSTAY_{name.upper()}")
+            if text is None or text == "":
+                continue
+            value = text
+        try:
+            given[name] = kind(value)
+        except ValueError:
+            raise BadSetting(f"{name} cannot be {value!r}; give {_WORDS[name]}") from None
+    home = given.pop("home", None) or Path.cwd() / ".mainstay"
+    assert isinstance(home, Path)
+    settings = Settings(home=home.expanduser().resolve(), **given)  # type: ignore[arg-type]
+    if settings.disk_full not in ("refuse", "serve"):
+        raise BadSetting("disk_full is refuse or serve")
+    if not 1 <= settings.workers <= 256:
+        raise BadSetting("workers is a number from 1 to 256")
+    if not 0 <= settings.port <= 65535:
+        raise BadSetting("port is a number from 0 to 65535")
+    return settings
+
+
+def _path(value: object) -> Path:
+    return Path(str(value)).expanduser()
+
+
+def _int(value: object) -> int:
+    return int(str(value))
+
+
+def _float(value: object) -> float:
+    return float(str(value))
+
+
+_KINDS = {
+    "home": _path,
+    "host": str,
+    "port": _int,
+    "workers": _int,
+    "config": _path,
+    "database": str,
+    "drain": _float,
+    "disk_full": str,
+    "cache_bytes": _int,
+    "max_body": _int,
+    "connections": _int,
+    "retention_days": _int,
+    "tls_cert": _path,
+    "tls_key": _path,
+}
+_WORDS = {
+    name: "a path" if kind is _path else "a whole number" if kind is _int else "a number" if kind is _float else "text"
+    for name, kind in _KINDS.items()
+}
