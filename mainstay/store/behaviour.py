@@ -58,7 +58,7 @@ bundle_entries = Table(
     metadata,
     Column("source", String(1024), primary_key=True),
     Column("kind", String(64), primary_key=True),
-    Column("name", String(255), primary_key=True),
+    Column("name", String(512), primary_key=True),
     Column("at", Double, nullable=False),
 )
 
