@@ -28,6 +28,7 @@ class HttpLimits:
     body_rate: float = 1024.0
     write_timeout: float = 30.0  # a client that reads slower than ``write_rate`` over so long is cut off
     write_rate: float = 256.0
+    unsent_bytes: int = 64 * MIB  # written and not yet sent: a handler that does not ``drain`` is stopped there
     linger: float = 2.0  # after an early refusal, what the client still sends is read and thrown away for so long
     tick: float = 0.25  # how often times are looked at
 
