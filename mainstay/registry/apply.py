@@ -72,11 +72,11 @@ class People(Protocol):
 class Sealer(Protocol):
     """Encrypts what must not be readable in the database or a Snapshot."""
 
-    def seal(self, secret: str) -> str:
-        """``secret``, unreadable."""
+    def seal(self, text: str, /) -> str:
+        """``text``, unreadable."""
         ...
 
-    def unseal(self, sealed: str) -> str:
+    def open(self, sealed: str, /) -> str:
         """What was sealed. Raises ``MainstayError`` or ``ValueError`` if it cannot be opened."""
         ...
 
@@ -254,7 +254,7 @@ class Applier:
 
         def remember(old: str) -> str:
             try:
-                known[self._sealer.unseal(old)] = old
+                known[self._sealer.open(old)] = old
             except Exception:  # sealed with a master key that is gone: seal it anew
                 return old
             return old
