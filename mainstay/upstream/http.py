@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from mainstay.core.clock import Clock
 from mainstay.core.errors import UpstreamFailed
 from mainstay.upstream.egress import Egress, Origin
-from mainstay.upstream.http_client import HttpConnection, Upstream
+from mainstay.upstream.http_client import Upstream
+from mainstay.upstream.http_connection import HttpConnection
 from mainstay.upstream.http_dial import Dialer
 from mainstay.upstream.tls import TrustStores
 
@@ -107,13 +108,10 @@ class Pool:
             shelf = self._shelves[origin] = Shelf(origin)
         upstream = Upstream(request, max_body, self, shelf, connect_timeout)
         connection = self._kept(shelf)
-        if connection is not None:
-            self._busy.add(connection)
-            connection.send(upstream, True)
-        else:
+        if connection is None:
             connection = await self._fresh(shelf, connect_timeout)
-            self._busy.add(connection)
-            connection.send(upstream, False)
+        self._busy.add(connection)
+        connection.send(upstream)
         return upstream
 
     @property
@@ -185,9 +183,13 @@ class Pool:
     async def renew(self, upstream: Upstream, shelf: Shelf, timeout: float) -> None:
         """For the exchange: send its request once more, its kept connection having been closed by the other side."""
         left = upstream.deadline - self._clock.monotonic()
-        connection = await self._fresh(shelf, min(timeout, left))
+        try:
+            connection = await self._fresh(shelf, min(timeout, left))
+        except UpstreamFailed as error:
+            error.sent = True  # over the connection that was closed, perhaps
+            raise
         self._busy.add(connection)
-        connection.send(upstream, False)
+        connection.send(upstream)
 
     async def _wait_for_place(self, shelf: Shelf) -> None:
         if len(shelf.waiting) >= self._limits.waiting:
@@ -203,7 +205,8 @@ class Pool:
                 self._next(shelf)  # the place was ours, and is the next one's now
             elif waiter in shelf.waiting:
                 shelf.waiting.remove(waiter)
-            if self._closed:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
                 raise UpstreamFailed("connect", "the client is closed", sent=False) from None
             raise
 
@@ -221,6 +224,7 @@ class Pool:
     def put_back(self, connection: HttpConnection, shelf: Shelf) -> None:
         """For the connection: its reply was whole and it can be used again."""
         self._busy.discard(connection)
+        connection.used = True
         connection.idle_since = self._now
         shelf.idle.append(connection)
         if shelf.waiting:
