@@ -29,6 +29,7 @@ class ModelFacts:
     max_tokens_field: str | None = None
     stream_usage: bool | None = None  # it understands stream_options.include_usage
     roles_developer: bool | None = None
+    top_k: bool | None = None  # its chat format has top_k and min_p, which OpenAI's own has not
 
 
 UNKNOWN = ModelFacts()

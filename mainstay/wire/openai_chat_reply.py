@@ -1,0 +1,542 @@
+"""Chat completions toward us: plain replies and streams of chunks as canonical events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+from mainstay.core.errors import UpstreamFailed
+from mainstay.core.event import (
+    Citation,
+    End,
+    Event,
+    Failed,
+    Finish,
+    FinishReason,
+    Frame,
+    Opaque,
+    RefusalDelta,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSigned,
+    ToolDelta,
+    ToolStart,
+    UsageSeen,
+)
+from mainstay.wire.openai_errors import MESSAGE, kind_of, said
+from mainstay.wire.openai_usage import Reported, convert_usage, read_usage
+from mainstay.wire.sse import SseSplitter
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    # what others say instead
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "complete": "stop",
+    "completed": "stop",
+    "max_tokens": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "tool_use": "tool_calls",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "refusal",
+    "pause_turn": "pause",
+}
+
+_DONE = (End(),)
+_NOTHING = (Opaque("chunk"),)
+_COMMENT = (Opaque("comment"),)
+_Tools = list[Any] | None
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    custom: dict[str, Any] | None = None
+
+
+class _Said(msgspec.Struct):
+    """A message, or the next piece of one."""
+
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    function_call: _Function | None = None
+    annotations: list[dict[str, Any]] | None = None
+    thinking_blocks: list[dict[str, Any]] | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Said | None = None
+    message: _Said | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Vendor(msgspec.Struct):
+    usage: Reported | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """What every chunk after the first is read for."""
+
+    choices: list[_Choice] | None = None
+    usage: Reported | None = None
+    error: Any = None
+    x_groq: _Vendor | None = None
+
+
+class _Head(_Chunk):
+    """A first chunk, or a whole reply."""
+
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
+class _Ending(msgspec.Struct):
+    """What a glance wants of a choice."""
+
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Outline(msgspec.Struct):
+    """What a glance wants of a whole reply."""
+
+    choices: list[_Ending] | None = None
+    usage: Reported | None = None
+    error: Any = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_head = msgspec.json.Decoder(_Head)
+_outline = msgspec.json.Decoder(_Outline)
+_any = msgspec.json.Decoder()
+
+
+def reason_of(native: str, tools: bool = False) -> FinishReason:
+    """The canonical reason for a provider's word. ``tools``: the choice has tool calls, so that "stop" means them."""
+    reason = _REASONS.get(native) or _REASONS.get(native.lower(), "other")
+    return "tool_calls" if tools and reason == "stop" else reason
+
+
+def start_of(head: _Head | _Outline) -> Start:
+    """How the reply introduces itself."""
+    return Start(
+        head.id or "", head.model or "", int(head.created or 0), head.system_fingerprint or None, head.service_tier
+    )
+
+
+class _Calls:
+    """The tool calls of one choice, numbered from 0, whatever the provider's numbers and ids do."""
+
+    __slots__ = ("_by_index", "_last", "calls")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._last: _Call | None = None
+
+    def piece(self, call: _ToolCall, choice: int, reply: str, events: list[Event]) -> None:
+        """Add what one ``tool_calls`` entry says."""
+        name, arguments = _called(call)
+        known = self._last if call.index is None else self._by_index.get(call.index)
+        # A new number is a new call; so is a new id, unless some server makes up an id for each piece without a name.
+        if known is None or (call.id and call.id != known.id and (name or (call.index is None and known.named))):
+            known = _Call(len(self.calls), call.id or f"call_{reply[-24:]}_{choice}_{len(self.calls)}")
+            self.calls.append(known)
+            if call.index is not None:
+                self._by_index[call.index] = known
+        self._last = known
+        if not known.named:
+            if not name:
+                known.held += arguments
+                return
+            known.named = True
+            events.append(ToolStart(known.number, known.id, name, choice))
+            arguments = known.held + arguments
+        if arguments:
+            events.append(ToolDelta(known.number, arguments, choice))
+
+
+class _Call:
+    __slots__ = ("held", "id", "named", "number")
+
+    def __init__(self, number: int, id: str) -> None:
+        self.number, self.id, self.named, self.held = number, id, False, ""
+
+
+def _called(call: _ToolCall) -> tuple[str, str]:
+    if call.function is not None:
+        return call.function.name or "", call.function.arguments or ""
+    if call.custom is not None:
+        return str(call.custom.get("name") or ""), str(call.custom.get("input") or "")
+    return "", ""
+
+
+class _State:
+    """What has to be remembered of a reply between its chunks."""
+
+    __slots__ = ("calls", "reply", "thought")
+
+    def __init__(self) -> None:
+        self.reply = ""
+        self.calls: dict[int, _Calls] = {}
+        self.thought: dict[int, bool] = {}  # reasoning text came since the last signature
+
+    def choice(self, choice: _Choice, events: list[Event]) -> None:
+        """The events of one choice of a chunk or a whole reply."""
+        index = choice.index
+        said = choice.delta or choice.message
+        if said is not None:
+            text = said.reasoning_content or said.reasoning
+            if text:
+                events.append(ThinkingDelta(text, index))
+                self.thought[index] = True
+            if said.thinking_blocks or said.reasoning_details:
+                self._signatures(said, index, events)
+            logprobs = choice.logprobs
+            if said.content:
+                tokens = None if logprobs is None or not logprobs.content else tuple(logprobs.content)
+                events.append(TextDelta(said.content, index, tokens))
+            elif logprobs is not None and logprobs.content:
+                events.append(TextDelta("", index, tuple(logprobs.content)))
+            if said.refusal:
+                events.append(RefusalDelta(said.refusal, index))
+            if said.annotations:
+                events.extend(Citation(flat_citation(one), index) for one in said.annotations)
+            if said.tool_calls or said.function_call is not None:
+                calls = self.calls.get(index)
+                if calls is None:
+                    calls = self.calls[index] = _Calls()
+                for call in said.tool_calls or ():
+                    calls.piece(call, index, self.reply, events)
+                if said.function_call is not None:
+                    calls.piece(_ToolCall(-1, None, said.function_call), index, self.reply, events)
+        reason = choice.finish_reason
+        if reason:
+            events.append(Finish(reason_of(reason, index in self.calls), index, None, reason))
+
+    def _signatures(self, said: _Said, index: int, events: list[Event]) -> None:
+        blocks = said.thinking_blocks or [_block(one) for one in said.reasoning_details or ()]
+        for block in blocks:
+            redacted = block.get("type") == "redacted_thinking"
+            signature = block.get("data") if redacted else block.get("signature")
+            text = block.get("thinking")
+            if text and isinstance(text, str) and not redacted and not self.thought.get(index):
+                events.append(ThinkingDelta(text, index))
+                self.thought[index] = True
+            if signature and isinstance(signature, str):
+                events.append(ThinkingSigned(signature, redacted, index))
+                self.thought[index] = False
+
+
+def _block(detail: dict[str, Any]) -> dict[str, Any]:
+    """One of OpenRouter's ``reasoning_details`` as a thinking block."""
+    if detail.get("type") == "reasoning.encrypted":
+        return {"type": "redacted_thinking", "data": detail.get("data")}
+    return {"type": "thinking", "thinking": detail.get("text"), "signature": detail.get("signature")}
+
+
+def flat_citation(annotation: dict[str, Any]) -> dict[str, Any]:
+    """``{"type": "url_citation", "url_citation": {…}}`` with the inner object's members beside the type."""
+    inner = annotation.get(str(annotation.get("type")))
+    if not isinstance(inner, dict):
+        return annotation
+    return {"type": annotation["type"], **cast(dict[str, Any], inner)}
+
+
+def failure(value: Any, raw: bytes = b"") -> Failed | None:
+    """The error that a decoded chunk or reply reports, if it does."""
+    error = said(value)
+    return (
+        None if error is None else Failed(kind_of(None, error), error.message[:MESSAGE] or "the provider failed", raw)
+    )
+
+
+class ChatReader:
+    """Reads one stream of chunks."""
+
+    __slots__ = ("_split", "_started", "_state", "done", "finished")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.finished = False
+        """A finish reason was seen: a stream that ends now lacks only ``[DONE]``."""
+        self._split = SseSplitter()
+        self._state = _State()
+        self._started = False
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that ``data`` completes. Raises ``UpstreamFailed(too_large)``."""
+        return [self._frame(raw, data, name) for raw, data, name in self._split.feed(data)]
+
+    def finish(self) -> list[Frame]:
+        """The frames that the last bytes still hold."""
+        return [self._frame(raw, data, name) for raw, data, name in self._split.finish()]
+
+    def _frame(self, raw: bytes, data: bytes, name: bytes) -> Frame:
+        if not data:
+            return Frame(raw, _COMMENT)
+        if data[:1] == b"[" and data.strip() == b"[DONE]":
+            self.done = True
+            return Frame(raw, _DONE)
+        try:
+            chunk = _chunk.decode(data) if self._started else _head.decode(data)
+        except msgspec.ValidationError:
+            return self._odd(raw, data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if name == b"error":
+                return Frame(raw, (Failed("server_error", data[:300].decode("utf-8", "replace"), data),))
+            return Frame(raw, (), unread=True)
+        if chunk.error is not None or chunk.choices is None or name == b"error":
+            return self._other(raw, data, chunk)
+        return Frame(raw, self._events(chunk))
+
+    def _events(self, chunk: _Chunk) -> tuple[Event, ...]:
+        events: list[Event] = []
+        choices = chunk.choices
+        if choices:
+            if not self._started and isinstance(chunk, _Head):
+                self._started = True
+                events.append(start_of(chunk))
+                self._state.reply = chunk.id or ""
+            state = self._state
+            for choice in choices:
+                said = choice.delta
+                if (
+                    said is not None
+                    and choice.finish_reason is None
+                    and choice.logprobs is None
+                    and said.content
+                    and said.tool_calls is None
+                    and said.reasoning_content is None
+                    and said.reasoning is None
+                    and said.annotations is None
+                    and said.refusal is None
+                    and said.thinking_blocks is None
+                    and said.function_call is None
+                ):
+                    events.append(TextDelta(said.content, choice.index))
+                    continue
+                state.choice(choice, events)
+                if choice.finish_reason:
+                    self.finished = True
+                    if choice.finish_reason == "error":
+                        events.append(Failed("server_error", "the provider broke off with the reason error"))
+        usage = chunk.usage
+        if usage is None and chunk.x_groq is not None:
+            usage = chunk.x_groq.usage
+        if usage is not None and (counted := read_usage(usage)) is not None:
+            events.append(UsageSeen(counted))
+        return tuple(events) if events else _NOTHING
+
+    def _other(self, raw: bytes, data: bytes, chunk: _Chunk) -> Frame:
+        """A chunk without choices: an error, usage alone, or something of the vendor's."""
+        failed = failure(_any.decode(data), data)
+        if failed is not None:
+            return Frame(raw, (failed,))
+        return Frame(raw, self._events(chunk))
+
+    def _odd(self, raw: bytes, data: bytes) -> Frame:
+        """JSON that has not quite the usual types: what can be read of it is read."""
+        value = _any.decode(data)
+        if not isinstance(value, dict):
+            return Frame(raw, (), unread=True)
+        failed = failure(value, data)
+        if failed is not None:
+            return Frame(raw, (failed,))
+        chunk = lenient(cast(dict[str, Any], value))
+        # Usage that could not be read has been kept apart as a value, since it may come in any chunk.
+        events = self._events(chunk)
+        usage = convert_usage(cast(dict[str, Any], value).get("usage"))
+        if usage is not None:
+            events = (*(event for event in events if type(event) is not Opaque), UsageSeen(usage))
+        return Frame(raw, events)
+
+
+def lenient(value: dict[str, Any]) -> _Head:
+    """A decoded chunk or reply whose types are not the usual ones, without what cannot be understood, and its usage."""
+    head = _Head()
+    for name in ("id", "model", "system_fingerprint", "service_tier"):
+        if isinstance(value.get(name), str | int):
+            setattr(head, name, str(value[name]))
+    created = value.get("created")
+    head.created = created if isinstance(created, int | float) else None
+    choices = value.get("choices")
+    if isinstance(choices, list):
+        head.choices = [_lenient_choice(one, i) for i, one in enumerate(_objects(cast(list[Any], choices)))]
+    return head
+
+
+def _objects(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    return (cast(dict[str, Any], value) for value in values if isinstance(value, dict))
+
+
+def _lenient_choice(value: dict[str, Any], place: int) -> _Choice:
+    index = value.get("index")
+    choice = _Choice(
+        int(index) if isinstance(index, int | float) or (isinstance(index, str) and index.isdigit()) else place
+    )
+    reason = value.get("finish_reason")
+    choice.finish_reason = reason if isinstance(reason, str) else None
+    logprobs = value.get("logprobs")
+    if isinstance(logprobs, dict) and isinstance(content := cast(dict[str, Any], logprobs).get("content"), list):
+        choice.logprobs = _Logprobs(list(_objects(cast(list[Any], content))))
+    for name in ("delta", "message"):
+        message = value.get(name)
+        if isinstance(message, dict):
+            setattr(choice, name, _lenient_message(cast(dict[str, Any], message)))
+    return choice
+
+
+def _lenient_message(value: dict[str, Any]) -> _Said:
+    said = _Said()
+    for name in ("content", "reasoning_content", "reasoning", "refusal"):
+        inner = value.get(name)
+        if isinstance(inner, str):
+            setattr(said, name, inner)
+        elif isinstance(inner, list):  # Mistral's pieces of text and of thinking
+            for part in _objects(cast(list[Any], inner)):
+                if part.get("type") == "thinking":
+                    said.reasoning_content = (said.reasoning_content or "") + _joined(part.get("thinking"))
+                elif part.get("type") in (None, "text"):
+                    setattr(said, name, (getattr(said, name) or "") + _joined(part.get("text")))
+    for name in ("annotations", "thinking_blocks", "reasoning_details"):
+        inner = value.get(name)
+        if isinstance(inner, list):
+            setattr(said, name, list(_objects(cast(list[Any], inner))))
+    calls = value.get("tool_calls")
+    if isinstance(calls, list):
+        said.tool_calls = [_lenient_call(call) for call in _objects(cast(list[Any], calls))]
+    function = value.get("function_call")
+    if isinstance(function, dict):
+        said.function_call = _lenient_function(cast(dict[str, Any], function))
+    return said
+
+
+def _joined(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join(_joined(part.get("text")) for part in _objects(cast(list[Any], value)))
+    return value if isinstance(value, str) else ""
+
+
+def _lenient_call(value: dict[str, Any]) -> _ToolCall:
+    index, id_, function, custom = value.get("index"), value.get("id"), value.get("function"), value.get("custom")
+    return _ToolCall(
+        int(index) if isinstance(index, int | float) or (isinstance(index, str) and index.isdigit()) else None,
+        str(id_) if isinstance(id_, str | int) else None,
+        _lenient_function(cast(dict[str, Any], function)) if isinstance(function, dict) else None,
+        cast(dict[str, Any], custom) if isinstance(custom, dict) else None,
+    )
+
+
+def _lenient_function(value: dict[str, Any]) -> _Function:
+    name, arguments = value.get("name"), value.get("arguments")
+    if isinstance(arguments, dict | list):
+        arguments = msgspec.json.encode(arguments).decode()
+    return _Function(name if isinstance(name, str) else None, arguments if isinstance(arguments, str) else None)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object. Raises ``UpstreamFailed(unreadable)``."""
+    try:
+        value = _any.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        begins = re.sub(rb"\s+", b" ", body[:80]).decode("utf-8", "replace")
+        raise UpstreamFailed("unreadable", f"the provider's reply is not a JSON object; it begins with {begins!r}")
+    return cast(dict[str, Any], value)
+
+
+def glance(body: bytes) -> tuple[Event, ...]:
+    """Start, Finish, UsageSeen and End of a plain reply that passes through. An error inside a reply with a status of
+    success gives a Failed and no End. Raises ``UpstreamFailed(unreadable)`` if ``body`` is no JSON object."""
+    try:
+        reply = _outline.decode(body)
+        usage = read_usage(reply.usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        value = _object(body)
+        head = lenient(value)
+        reply = _Outline(
+            [_Ending(choice.index, choice.finish_reason) for choice in head.choices or ()],
+            error=value.get("error"),
+            id=head.id,
+            model=head.model,
+            created=head.created,
+            system_fingerprint=head.system_fingerprint,
+            service_tier=head.service_tier,
+        )
+        usage = convert_usage(value.get("usage"))
+    if not reply.choices and (failed := failure(_object(body), body)) is not None:
+        return (failed,)
+    events: list[Event] = [start_of(reply)]
+    for choice in reply.choices or ():
+        if choice.finish_reason:
+            events.append(Finish(reason_of(choice.finish_reason), choice.index, None, choice.finish_reason))
+    if usage is not None:
+        events.append(UsageSeen(usage))
+    events.append(End())
+    return tuple(events)
+
+
+def read_reply(body: bytes) -> tuple[Event, ...]:
+    """A whole plain reply as events. Raises ``UpstreamFailed``: ``unreadable`` if it is no chat completion, or what
+    the error that it holds means."""
+    try:
+        reply = _head.decode(body)
+        usage = read_usage(reply.usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        value = _object(body)
+        reply = lenient(value)
+        usage = convert_usage(value.get("usage"))
+    if not reply.choices:
+        failed = failure(_object(body), body)
+        if failed is not None:
+            raise UpstreamFailed(cast(Any, failed.kind), failed.message)
+        raise UpstreamFailed("unreadable", "the provider's reply has no choices")
+    state = _State()
+    state.reply = reply.id or ""
+    events: list[Event] = [start_of(reply)]
+    for choice in reply.choices:
+        state.choice(choice, events)
+    if usage is None and reply.x_groq is not None:
+        usage = read_usage(reply.x_groq.usage)
+    if usage is not None:
+        events.append(UsageSeen(usage))
+    events.append(End())
+    return tuple(events)
