@@ -97,7 +97,7 @@ class Vault:
         nonce = hashlib.blake2b(data, key=self._nonce_key, digest_size=_NONCE).digest()
         return MARK + base64.urlsafe_b64encode(nonce + self._aes().encrypt(nonce, data, MARK.encode())).decode()
 
-    def open(self, sealed: str) -> str:
+    def unseal(self, sealed: str) -> str:
         """The text in ``sealed``. Raises ``BadConfig`` if it was sealed with another master key, or altered."""
         from cryptography.exceptions import InvalidTag
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstay.access.rules import CONCURRENT, SPAN, USD, Rule, parts, window_end
+from mainstay.access.turns import Books, Turns
 from mainstay.core.clock import Clock
 from mainstay.store.database import Database
-from mainstay.store.shares import PoolRow, ShareRow, SharesPort
+from mainstay.store.shares import PoolRow, SharesPort
 
 RECLAIM = 0.2
 """Seconds that a gateway has to give idle units back."""
-
-BATCH = 256
-"""Requests of gateways that go into one transaction, at most."""
 
 DAY = 86_400.0
 
@@ -59,37 +57,6 @@ class _Short:
     others: dict[str, int]
 
 
-@dataclass(slots=True)
-class _Turn:
-    """One request within a batch: what it does to the loaded pools."""
-
-    names: Collection[str]
-    apply: Callable[[_Books], Any]
-    done: asyncio.Future[Any]
-
-
-@dataclass(slots=True)
-class _Alone:
-    """A request that has a transaction to itself."""
-
-    run: Callable[[AsyncConnection], Awaitable[Any]]
-    done: asyncio.Future[Any]
-
-
-@dataclass(slots=True)
-class _Books:
-    """The pools of one batch, and what has changed in them."""
-
-    rows: dict[str, PoolRow]
-    changes: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-
-    def add(self, pool: str, gateway: str, units: int) -> None:
-        share = self.rows[pool].shares.setdefault(gateway, ShareRow(0))
-        units = max(units, -share.granted)
-        share.granted += units
-        self.changes[(pool, gateway)] = self.changes.get((pool, gateway), 0) + units
-
-
 class Shares:
     """Who has what of each pool. The shares of all gateways, and what is spent, never exceed a pool's capacity.
 
@@ -106,8 +73,7 @@ class Shares:
         self._rules = rules
         self._clock = clock
         self.reclaim: Reclaim | None = None
-        self._queue: list[_Turn | _Alone] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._turns = Turns(database, store, clock)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._epochs: dict[str, int] = {}
         self._dead: OrderedDict[str, None] = OrderedDict()
@@ -136,14 +102,14 @@ class Shares:
             await self._store.load(connection, shares.keys(), now)  # so that each has its row
             await self._store.grant(connection, changes, now)
 
-        await self._submit(_Alone(run, asyncio.get_running_loop().create_future()))
+        await self._turns.alone(run)
 
     async def need(self, gateway: str, wants: Mapping[str, int]) -> Granted:
         """Answer a Need: from what is free, else after asking the other gateways for their idle units."""
         wants = {pool: want for pool, want in wants.items() if want > 0}
         epoch = self._epochs.get(gateway, 0)
         granted = Granted({}, {}, {})
-        short: dict[str, _Short] = await self._turn(
+        short: dict[str, _Short] = await self._turns.take(
             wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=False)
         )
         if short:
@@ -156,7 +122,7 @@ class Shares:
         """Units that the gateway has given back, of its own accord or on request."""
         given = {pool: more for pool, more in units.items() if more > 0}
         if given:
-            await self._turn(given, lambda books: self._take_back(books, gateway, given))
+            await self._turns.take(given, lambda books: self._take_back(books, gateway, given))
 
     # what the ledger says, within its own transaction
 
@@ -234,13 +200,12 @@ class Shares:
 
     async def close(self) -> None:
         """Wait until everything that was asked is done."""
-        if self._worker is not None:
-            await self._worker
+        await self._turns.close()
 
     # granting
 
     def _grant(
-        self, books: _Books, gateway: str, epoch: int, wants: Mapping[str, int], granted: Granted, *, last: bool
+        self, books: Books, gateway: str, epoch: int, wants: Mapping[str, int], granted: Granted, *, last: bool
     ) -> dict[str, _Short]:
         if gateway in self._dead or epoch != self._epochs.get(gateway, 0):
             return {}  # nobody is there any more to take it
@@ -280,7 +245,7 @@ class Shares:
             behind = lock.locked()
             async with lock:
                 if behind:  # whoever was before has changed everything
-                    again: dict[str, _Short] = await self._turn(
+                    again: dict[str, _Short] = await self._turns.take(
                         wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=False)
                     )
                     if pool not in again:
@@ -289,7 +254,9 @@ class Shares:
                 wait = await self._ask(pool, short.missing, short.others)
                 if wait is not None:
                     granted.wait[pool] = wait
-                await self._turn(wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=True))
+                await self._turns.take(
+                    wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=True)
+                )
                 if granted.units.get(pool, 0) >= want:
                     granted.wait.pop(pool, None)
         finally:
@@ -335,7 +302,7 @@ class Shares:
             return max(end - now, 1.0)
         return DAY if rule.code == USD else 1.0
 
-    def _take_back(self, books: _Books, gateway: str, units: Mapping[str, int]) -> None:
+    def _take_back(self, books: Books, gateway: str, units: Mapping[str, int]) -> None:
         if gateway in self._dead:
             return
         for pool, more in units.items():
@@ -354,51 +321,6 @@ class Shares:
         rule = self._rules(ident)
         limit = None if rule is None else rule.amount
         return Status(ident, scope, window, limit, row.spent, row.taken - row.spent, max((limit or 0) - row.taken, 0))
-
-    # transactions
-
-    async def _turn(self, names: Collection[str], apply: Callable[[_Books], Any]) -> Any:
-        return await self._submit(_Turn(names, apply, asyncio.get_running_loop().create_future()))
-
-    async def _submit(self, request: _Turn | _Alone) -> Any:
-        self._queue.append(request)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work(), name="shares")
-        return await request.done
-
-    async def _work(self) -> None:
-        """Do what is queued, as many requests per transaction as there are. Cancelling one that waits stops nothing."""
-        while self._queue:
-            first = self._queue[0]
-            if isinstance(first, _Alone):
-                batch: list[_Turn | _Alone] = [self._queue.pop(0)]
-            else:
-                end = 0
-                while end < min(len(self._queue), BATCH) and isinstance(self._queue[end], _Turn):
-                    end += 1
-                batch, self._queue = self._queue[:end], self._queue[end:]
-            try:
-                results = await self._transact(batch)
-            except Exception as error:
-                for request in batch:
-                    if not request.done.done():
-                        request.done.set_exception(error)
-            else:
-                for request, result in zip(batch, results, strict=True):
-                    if not request.done.done():
-                        request.done.set_result(result)
-
-    async def _transact(self, batch: list[_Turn | _Alone]) -> list[Any]:
-        async with self._database.write() as connection:
-            if isinstance(batch[0], _Alone):
-                return [await batch[0].run(connection)]
-            now = self._clock.now()
-            turns = [request for request in batch if isinstance(request, _Turn)]
-            names = {name for turn in turns for name in turn.names}
-            books = _Books(await self._store.load(connection, names, now))
-            results = [turn.apply(books) for turn in turns]
-            await self._store.grant(connection, books.changes, now)
-            return results
 
 
 def _portion(free: int, want: int, capacity: int) -> int:
