@@ -66,7 +66,7 @@ class _Block(msgspec.Struct):
     data: str | None = None
     id: str | None = None
     name: str | None = None
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = msgspec.Raw()
     citations: list[dict[str, Any]] | None = None
 
 
@@ -109,7 +109,7 @@ class _Head(msgspec.Struct):
     id: str = ""
     model: str = ""
     type: str | None = None
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = msgspec.Raw()
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: _StopDetails | None = None
@@ -312,7 +312,7 @@ def glance(operation: str, body: bytes) -> tuple[Event, ...]:
 def read_reply(body: bytes) -> tuple[Event, ...]:
     """A whole plain reply as events. Raises ``UpstreamFailed(unreadable)``, or what the error in it says."""
     message = _message(body)
-    if message.content is None:
+    if not message.content:
         _not_a_message(body)
     try:
         blocks = _content(message.content)
@@ -347,7 +347,7 @@ def _message(body: bytes) -> _Head:
         message = _head(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _not_a_message(body)
-    if message.type == "error" or (message.error is not None and message.content is None):
+    if message.type == "error" or (message.error is not None and not message.content):
         error = message.error or _Error()
         raise UpstreamFailed(
             failure_kind(error.type, error.message),
@@ -365,7 +365,7 @@ def _not_a_message(body: bytes) -> NoReturn:
 
 
 def _envelope(message: _Head, body: bytes, content: list[Event] | tuple[Event, ...]) -> tuple[Event, ...]:
-    if message.content is None:
+    if not message.content:
         _not_a_message(body)
     usage = message.usage
     events: list[Event] = [Start(message.id, message.model, 0, None, None if usage is None else usage.service_tier)]
@@ -385,9 +385,9 @@ def _ending(reason: str, stop: str | None, details: _StopDetails | None) -> tupl
     return (finish,)
 
 
-def _arguments(input: msgspec.Raw | None) -> str:
+def _arguments(input: msgspec.Raw) -> str:
     """A call's input as JSON text; what is no object is none."""
-    text = "" if input is None else bytes(input).decode()
+    text = bytes(input).decode()
     return text if text.startswith("{") else "{}"
 
 

@@ -155,7 +155,7 @@ class _Blocks:
     def _thinking(self, part: Thinking) -> Block | None:
         if part.signature is None or part.id is not None:
             # Anthropic takes back only what it signed; the thoughts of another provider are no part of the answer.
-            self._dropped["messages.thinking"] = None
+            self._dropped["thinking"] = None
             return None
         if part.redacted:
             return {"type": "redacted_thinking", "data": part.signature}

@@ -116,8 +116,8 @@ class Writer:
             self._signed(out, event)
         elif isinstance(event, RefusalDelta):
             self._refused = True
-            if event.text:
-                self._open(out, "text")
+            if event.text:  # words of its own: why there is no answer, or no more of it
+                self._open(out, "refusal")
                 out.append(self._delta(b'"text_delta","text":' + _encode(event.text)))
         elif isinstance(event, Citation):
             self._open(out, "text")
@@ -141,7 +141,7 @@ class Writer:
         self._start(out, _NO_START)
         self._index += 1
         self._kind = kind
-        content = block or (_TEXT if kind == "text" else _THINKING)
+        content = block or (_THINKING if kind == "thinking" else _TEXT)
         started = {"type": "content_block_start", "index": self._index, "content_block": content}
         out.append(_event("content_block_start", started))
 
@@ -225,10 +225,14 @@ class _Folded:
             self._usage = event.usage
         elif getattr(event, "choice", 0) != 0:
             return
-        elif isinstance(event, TextDelta | RefusalDelta):
-            self._refused = self._refused or isinstance(event, RefusalDelta)
+        elif isinstance(event, TextDelta):
             if event.text:
                 self._grow("text", event.text)
+        elif isinstance(event, RefusalDelta):
+            if event.text:
+                self._sealed = self._sealed or not self._refused
+                self._grow("text", event.text)
+            self._refused = True
         elif isinstance(event, ThinkingDelta):
             if event.text:
                 self._grow("thinking", event.text)
