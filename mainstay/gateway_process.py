@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from mainstay.access.purse import Purse
-from mainstay.access.secrets import Secrets
+from mainstay.access.secrets import Vault, master_key
 from mainstay.core.clock import Clock
 from mainstay.core.errors import MainstayError
 from mainstay.core.ids import Ids
@@ -29,6 +29,7 @@ from mainstay.edge.status import status_of
 from mainstay.gateway.admit import Admit
 from mainstay.gateway.attempt import Attempts
 from mainstay.gateway.cache import Cache, Memory
+from mainstay.gateway.content import KeepContent
 from mainstay.gateway.count import CountTokens
 from mainstay.gateway.identify import Identify
 from mainstay.gateway.link import Link
@@ -37,6 +38,7 @@ from mainstay.gateway.plan import Compiler, Plan
 from mainstay.gateway.record import Record
 from mainstay.gateway.resolve import Resolve
 from mainstay.ledger.journal import Journal
+from mainstay.ledger.spool import ContentSpool
 from mainstay.registry.snapshot import decode
 from mainstay.settings import Settings, read
 from mainstay.upstream.accounts import Accounts
@@ -53,17 +55,17 @@ class Gateway:
         self.settings, self.clock = settings, clock
         self.plan: Plan | None = None
         self.ids = Ids(clock)
-        self.name = f"{self.ids.make('gw_')}"
+        self.name = self.ids.make("gw_")
         chance = random.SystemRandom().random
         wires = dialects()
         plain = wires.plain
-        secrets = Secrets.open(settings.home, os.environ)
+        vault = Vault(master_key(settings.home, os.environ))
         self.pool = Pool(clock, Egress(clock))
         self.purse = Purse(clock)
-        self.compiler = Compiler(
-            Accounts(self.pool, wires.by_name, plain, clock).answerer, secrets.unseal, self.purse, clock
-        )
+        accounts = Accounts(self.pool, wires.by_name, plain, clock)
+        self.compiler = Compiler(accounts.answerer, vault.unseal, vault.pepper(), self.purse, clock)
         self.journal = Journal(settings.journal, self.name, on_full=settings.disk_full, clock=clock)
+        self.spool = ContentSpool(self.journal.folder)
         self.memory = Memory(settings.cache_bytes, clock)
         self.link = Link(
             settings.link_socket,
@@ -80,6 +82,7 @@ class Gateway:
                 Resolve(random.random),
                 Admit(self.purse, self.link.ask),
                 CountTokens(),
+                KeepContent(self.spool, wires.by_name),
                 Cache(self.memory, clock),
                 Attempts(self.journal, clock, chance),
             )

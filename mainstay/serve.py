@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class Child:
 class Supervisor:
     """Runs until it is told to end. Only standard library; it never sees a request."""
 
-    def __init__(self, settings: Settings, announce: bool = True) -> None:
+    def __init__(self, settings: Settings, greeting: Callable[[int], str] | None = None) -> None:
         self._settings = settings
-        self._announce = announce
+        self._greeting = greeting
         self._ending = False
         self._hangup = False
         # The children hold the read end: it ends when this process does, whatever ended it.
@@ -80,7 +81,7 @@ class Supervisor:
             )
             self._gateways.append(gateway)
             self._start(gateway)
-        if self._announce and all(self._wait_ready(gateway) for gateway in self._gateways):
+        if all(self._wait_ready(gateway) for gateway in self._gateways):
             self._say(port)
         while not self._ending:
             self._watch()
@@ -177,7 +178,9 @@ class Supervisor:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         print(f"Mainstay is ready at {scheme}://{host}:{port}", flush=True)
         if said.strip():
-            print(said.rstrip().replace("{port}", str(port)), flush=True)
+            print(said.rstrip(), flush=True)
+        if self._greeting is not None:
+            print(self._greeting(port), flush=True)
 
     def _finish(self) -> None:
         """Gateways first, so that their last records are read; then control."""

@@ -58,8 +58,13 @@ class Settings:
 
     @property
     def control_socket(self) -> Path:
-        """The control API over HTTP."""
+        """The control API over HTTP, for what gateways pass on."""
         return self.run / "control.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The same for the command line: whoever may open it is an administrator."""
+        return self.run / "admin.sock"
 
     @property
     def link_socket(self) -> Path:

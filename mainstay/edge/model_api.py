@@ -67,6 +67,7 @@ class ModelApi:
         )
         dialect = self._dialects[endpoint.dialect]
         running = Streaming(exchange, call, dialect)
+        body = b""
         try:
             async with self._pipeline.open(call) as reply:
                 if reply.stream:
@@ -215,8 +216,8 @@ def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
         headers.append(("x-mainstay-provider", call.provider or ""))
     if call.why:
         headers.append(("x-mainstay-why", _latin("; ".join(call.why))))
-    if call.ask is not None and call.ask.dropped:
-        headers.append(("x-mainstay-dropped", _latin(", ".join(sorted(call.ask.dropped)))))
+    if call.dropped:
+        headers.append(("x-mainstay-dropped", _latin(", ".join(call.dropped))))
     if clock is not None:
         if call.cost is not None and call.attempts:
             headers.append(("x-mainstay-cost-usd", usd(call.cost)))

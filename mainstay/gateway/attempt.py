@@ -43,6 +43,7 @@ class Attempts:
         source = active.source
         assert source is not None
         call.model, call.provider = active.target.name, active.target.provider
+        call.dropped = tuple(sorted(call.ask.dropped))
         stream = Stream(call, search, active, frames)
         reply = stream.reply
         reply.headers = source.headers

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from mainstay.core.call import Reply
 from mainstay.core.event import End, Frame
 from mainstay.gateway.routed import Routed
-from mainstay.wire.anthropic_count import estimate_tokens, write_count
+from mainstay.wire.anthropic_count import estimate_tokens
+from mainstay.wire.anthropic_writer import write_count
 
 
 class CountTokens:

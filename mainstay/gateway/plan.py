@@ -126,10 +126,12 @@ class Compiler:
         self,
         answerer: Callable[[kinds.Provider], Answerer],
         unseal: Callable[[str], str],
+        pepper: str,
         purse: Purse,
         clock: Clock,
     ) -> None:
-        self._answerer, self._unseal, self._purse, self._clock = answerer, unseal, purse, clock
+        self._answerer, self._unseal, self._pepper = answerer, unseal, pepper
+        self._purse, self._clock = purse, clock
         self._answerers: dict[str, tuple[str, Answerer]] = {}
         self._health: dict[tuple[str, str], tuple[object, Health]] = {}
         self._gates: dict[str, tuple[object, Gate]] = {}
@@ -150,7 +152,7 @@ class Compiler:
         for route in routes.values():
             route.version = self._version(route, routes, resolved)
         teams = {team.name: team for team in resolved.teams}
-        opened = {}
+        opened: dict[str, tuple[ResolvedKey, Opened]] = {}
         for key in resolved.keys:
             team = teams.get(key.team)
             rules = list(owner_rules(key_owner(key.team, key.name), key.limits, key.budgets))
@@ -162,11 +164,11 @@ class Compiler:
             principal = Principal(key.name, key.id, key.team, models, key.admin)
             opened[key.hash] = (key, Opened(principal, tuple((rule, "") for rule in rules), key.content, key.priority))
         scoped = [named_rule(one.body) for one in resolved.budgets]
-        return Plan(resolved.digest, targets, routes, self._ring(opened, resolved.pepper), scoped, self._purse)
+        return Plan(resolved.digest, targets, routes, self._ring(opened), scoped, self._purse)
 
-    def _ring(self, opened: Mapping[str, tuple[ResolvedKey, Opened]], pepper: str) -> KeyRing[Opened]:
+    def _ring(self, opened: Mapping[str, tuple[ResolvedKey, Opened]]) -> KeyRing[Opened]:
         entries = {found: (entry, key.expires) for found, (key, entry) in opened.items() if not key.revoked}
-        return KeyRing(entries, self._unseal(pepper))
+        return KeyRing(entries, self._pepper)
 
     def _target(self, model: ResolvedModel, provider_digest: str, sealed: kinds.Provider) -> Target:
         body, name = model.body, model.provider

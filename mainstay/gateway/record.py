@@ -37,7 +37,7 @@ class Record:
                 hold.settle(nano=sum(attempt.cost or 0 for attempt in call.attempts if attempt.target == name))
                 charges = {**charges, **hold.charges}
         now = self._clock.monotonic()
-        self._journal.close(closed(call, (now - call.started) * 1000, charges))
+        self._journal.close(closed(call, ended=now, charges=charges, content=call.content))
 
     def _outcome(self, call: Routed, error: BaseException | None) -> None:
         if error is None:

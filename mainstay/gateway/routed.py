@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mainstay.access.rules import Claim
     from mainstay.gateway.active import Active
     from mainstay.gateway.cache import Recording
+    from mainstay.gateway.content import Kept
     from mainstay.gateway.plan import Opened, Plan, Route
     from mainstay.gateway.target import Target
     from mainstay.upstream.ask import Ask
@@ -47,3 +48,7 @@ class Routed(Call):
     recording: Recording | None = None
     """What the cache keeps of the reply while it passes."""
     reply_type: str = "application/json"
+    kept: Kept | None = None
+    """What is kept of inputs and outputs."""
+    content: str | None = None
+    """Where it was put."""

@@ -76,7 +76,7 @@ class Sealer(Protocol):
         """``text``, unreadable."""
         ...
 
-    def open(self, sealed: str, /) -> str:
+    def unseal(self, sealed: str, /) -> str:
         """What was sealed. Raises ``MainstayError`` or ``ValueError`` if it cannot be opened."""
         ...
 
@@ -254,7 +254,7 @@ class Applier:
 
         def remember(old: str) -> str:
             try:
-                known[self._sealer.open(old)] = old
+                known[self._sealer.unseal(old)] = old
             except Exception:  # sealed with a master key that is gone: seal it anew
                 return old
             return old

@@ -1,0 +1,311 @@
+"""The composition root of the control side: wires registry, access and ledger to the control database and each other."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mainstay.access.authenticate import KeyRing
+from mainstay.access.keys import Keys, opens
+from mainstay.access.rules import Rule, key_owner, named_rule, owner_rules, team_owner
+from mainstay.access.secrets import Vault, master_key
+from mainstay.access.shares import Shares
+from mainstay.core.clock import Clock
+from mainstay.core.errors import Conflict, MainstayError
+from mainstay.core.ids import Ids
+from mainstay.edge.link import LinkServer
+from mainstay.edge.permissions import Caller
+from mainstay.ledger.content import ContentStore
+from mainstay.ledger.counters import Counters
+from mainstay.ledger.engine import Engine
+from mainstay.ledger.ingest import Ingest
+from mainstay.ledger.query import Ledger
+from mainstay.ledger.upkeep import Upkeep
+from mainstay.registry import kinds, prices
+from mainstay.registry.apply import Applied, Applier
+from mainstay.registry.artifacts import KINDS, Artifacts
+from mainstay.registry.bundle import Checked, check
+from mainstay.registry.channels import Channels
+from mainstay.registry.pricebook import PriceBook
+from mainstay.registry.prices import Prices
+from mainstay.registry.snapshot import Resolved, ResolvedKey, ResolvedTeam, encode, resolve
+from mainstay.settings import Settings
+from mainstay.store import behaviour
+from mainstay.store.blobs import FolderBlobs
+from mainstay.store.database import Database
+from mainstay.store.keys import KeyRow, SqlKeys
+from mainstay.store.manifest import SqlManifest
+from mainstay.store.shares import SqlShares
+from mainstay.upstream.providers import PROVIDERS
+from mainstay.wire.link import Snapshot
+
+log = logging.getLogger("mainstay.control")
+
+_BODIES: Mapping[str, type[kinds.Body]] = {**KINDS, prices.KIND: PriceBook}
+"""Every kind of artifact there is."""
+
+ROWS: Mapping[str, tuple[str, ...]] = {kind: row.needs for kind, row in PROVIDERS.items()}
+"""The kinds of provider, each with the fields that it must be given."""
+
+_HOUR = 3600.0
+
+
+class Control:
+    """Everything that the control process owns. ``open`` it, ``run`` it, ``close`` it."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], clock: Clock) -> None:
+        self.settings, self.clock = settings, clock
+        self.ids = Ids(clock)
+        self.vault = Vault(master_key(settings.home, environment))
+        self.counters = Counters()
+        self.resolved: Resolved | None = None
+        self.document = b""
+        self.rules: dict[str, Rule] = {}
+        self.started = clock.now()
+        self.config_error: str | None = None
+        self._lock = -1
+        self._publishing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._book: Prices | None = None
+        self._ring: tuple[Resolved | None, KeyRing[Caller]] | None = None
+
+    async def open(self) -> None:
+        """Take the home's lock, open the database and the ledger. Raises ``Conflict`` where another control has it."""
+        settings, clock = self.settings, self.clock
+        self._lock = _locked(settings.run / "control.lock")
+        self.database = await Database.open(settings.database_url)
+        store = behaviour.Artifacts()
+        self.changes = behaviour.Changes(clock)
+        self.artifacts = Artifacts(store, _BODIES, clock)
+        self.channels = Channels(behaviour.Channels(), store, self.changes)
+        self.keys = Keys(SqlKeys(), self.changes, self.vault.pepper(), clock, self.ids)
+        self.applier = Applier(
+            self.database, self.artifacts, self.channels, behaviour.Bundles(), self.keys, self.vault, clock
+        )
+        self.shares = Shares(self.database, SqlShares(), self.rules.get, clock)
+        manifest = SqlManifest()
+        engine = Engine(settings.home / "ledger")
+        self.ledger = Ledger(settings.home / "ledger", self.database, manifest, self.ids, engine)
+        await self.ledger.open()
+        self.content = ContentStore(FolderBlobs(settings.home / "blobs"))
+        self.ingest = Ingest(
+            settings.journal,
+            self.database,
+            manifest,
+            self.ledger,
+            self.counters,
+            settle=self.shares.settle,
+            recovered=self.shares.recovered,
+            content=self.content,
+            clock=clock,
+        )
+        self.upkeep = Upkeep(
+            self.ledger,
+            self.ingest,
+            self.database,
+            manifest,
+            owner=self.ids.make("control_"),
+            content=self.content,
+            clock=clock,
+        )
+        self.link = LinkServer(self.shares, self.in_force, clock)
+        await self.refresh()
+        await self.ingest.start()
+
+    def in_force(self) -> Snapshot | None:
+        """The Snapshot for a gateway that connects."""
+        return None if self.resolved is None else Snapshot(self.resolved.digest, self.document)
+
+    async def run(self) -> None:
+        """Start what goes on by itself: ingest, upkeep."""
+        self._tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        self._tasks.append(asyncio.create_task(self._upkeep(), name="upkeep"))
+
+    async def close(self) -> None:
+        """End in order: the link, then ingest with all that is in the journals, then the stores."""
+        await self.link.close()
+        self.ingest.stop()
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.shares.close()
+        await self.ledger.close()
+        await self.database.close()
+        os.close(self._lock)
+
+    # behaviour
+
+    async def prices(self) -> Prices:
+        """The price book in force; the packaged one until another was put."""
+        if self._book is None:
+            book: PriceBook | None = None
+            async with self.database.read() as connection:
+                for artifact in await self.channels.in_force(connection):
+                    if artifact.kind == prices.KIND:
+                        book = msgspec.convert(artifact.body, PriceBook)
+            if book is None:
+                book = await asyncio.to_thread(prices.packaged)
+            ids = {kind: row.price_id for kind, row in PROVIDERS.items() if row.price_id is not None}
+            self._book = Prices(book, ids, self.clock)
+        return self._book
+
+    async def check(self, text: str | bytes, filename: str, source: str, environment: Mapping[str, str]) -> Checked:
+        """Check a bundle against all that other sources have put in."""
+        return check(text, filename, environment, await self.applier.existing(source), ROWS)
+
+    async def apply(self, checked: Checked, source: str, by: str, why: str, dry_run: bool = False) -> Applied:
+        """Put a checked bundle in force; returns when every connected gateway has it, or after a second."""
+        look = (await self.prices()).look
+        applied = await self.applier.apply(checked, source, by=by, why=why, look=look, dry_run=dry_run)
+        if not dry_run:
+            applied.warnings += await self.publish()
+        return applied
+
+    async def put_prices(self, book: PriceBook, by: str, why: str) -> bool:
+        """Put a price book in force."""
+        async with self.database.write() as connection:
+            changed = await prices.put(connection, self.artifacts, self.channels, book, by=by, why=why)
+        self._book = None
+        await self.publish()
+        return changed
+
+    async def refresh(self) -> bool:
+        """Resolve the Snapshot anew; whether it differs from the last."""
+        look = (await self.prices()).look
+        async with self.database.read() as connection:
+            artifacts = [one for one in await self.channels.in_force(connection) if one.kind in KINDS]
+            teams = [_team(row.name, row.body) for row in await self.keys.list_teams(connection)]
+            keys = [key for row in await self.keys.list(connection) for key in self._resolved(row)]
+        resolved = resolve(artifacts, look, teams, keys, "")
+        if self.resolved is not None and resolved.digest == self.resolved.digest:
+            return False
+        document = encode(resolved)
+        rules = _rules(resolved)
+        before = dict(self.rules)
+        self.rules.clear()
+        self.rules.update(rules)
+        self.resolved, self.document = resolved, document
+        await asyncio.to_thread(_written, self.settings.snapshot, document)
+        changed = [ident for ident, rule in rules.items() if ident in before and before[ident].amount != rule.amount]
+        if changed:
+            await self.shares.changed(changed)
+        return True
+
+    async def publish(self) -> list[str]:
+        """Put what the database says in force everywhere; warnings about gateways that have not loaded it in time."""
+        async with self._publishing:
+            if not await self.refresh():
+                return []
+            snapshot = self.in_force()
+            assert snapshot is not None
+            late = await self.link.broadcast(snapshot)
+        if not late:
+            return []
+        return [f"gateway {', '.join(late)} has not loaded the change within a second; look at `mainstay doctor`"]
+
+    def _resolved(self, row: KeyRow) -> list[ResolvedKey]:
+        body = msgspec.convert({**row.body, "name": row.name, "team": row.team}, kinds.Key)
+        return [
+            ResolvedKey(
+                id=one.id,
+                name=row.name,
+                team=row.team,
+                hash=one.hash,
+                models=body.models,
+                limits=body.limits,
+                budgets=_listed(body.budget),
+                expires=one.until,
+                admin=body.admin,
+                content=body.content,
+                priority=body.priority,
+            )
+            for one in opens(row, self.clock.now())
+        ]
+
+    async def put_team_if_absent(self, connection: AsyncConnection, team: str, by: str, why: str) -> None:
+        """Make a team without limits, so that a first key can be made in one step."""
+        if team not in await self.keys.teams(connection):
+            await self.keys.put_team(connection, kinds.Team(name=team), by=by, why=why)
+
+    def caller(self, secret: str) -> Caller | None:
+        """Whose secret this is, for the control API."""
+        if self._ring is None or self._ring[0] is not self.resolved:
+            keys = self.resolved.keys if self.resolved is not None else []
+            entries: dict[str, tuple[Caller, float | None]] = {}
+            for key in keys:
+                team = None if key.admin else key.team
+                entries[key.hash] = (Caller(f"key {key.team}/{key.name}", key.admin, team, key.id), key.expires)
+            self._ring = (self.resolved, KeyRing(entries, self.vault.pepper()))
+        return self._ring[1].find(secret, self.clock.now())
+
+    # upkeep
+
+    async def _upkeep(self) -> None:
+        swept = 0.0
+        while True:
+            await asyncio.sleep(10.0)
+            try:
+                await self.upkeep.compact()
+                now = self.clock.now()
+                if now - swept > _HOUR:
+                    swept = now
+                    await self.upkeep.sweep(int((now - self.settings.retention_days * 86400) * 1e6))
+                    await self.shares.prune()
+                await (
+                    self.publish()
+                )  # a rotated key's old secret ends, a price begins: time itself changes what is in force
+            except MainstayError as error:
+                log.warning("upkeep: %s", error.message)
+            except OSError as error:
+                log.warning("upkeep: %s", error)
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Conflict(f"another process works on this home already ({path} is locked); use another --home") from None
+    return descriptor
+
+
+def _written(path: Path, document: bytes) -> None:
+    """Replace ``path`` at once and durably, so that a reader sees the old document or the new one."""
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(document)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def _listed(budget: kinds.Budget | list[kinds.Budget] | None) -> list[kinds.Budget]:
+    return [] if budget is None else budget if isinstance(budget, list) else [budget]
+
+
+def _team(name: str, body: Mapping[str, object]) -> ResolvedTeam:
+    team = msgspec.convert({**body, "name": name}, kinds.Team)
+    return ResolvedTeam(name=name, models=team.models, limits=team.limits, budgets=_listed(team.budget))
+
+
+def _rules(resolved: Resolved) -> dict[str, Rule]:
+    """Every rule of the Snapshot by its id: what a pool's capacity is."""
+    rules = [
+        *(
+            rule
+            for key in resolved.keys
+            for rule in owner_rules(key_owner(key.team, key.name), key.limits, key.budgets)
+        ),
+        *(rule for team in resolved.teams for rule in owner_rules(team_owner(team.name), team.limits, team.budgets)),
+        *(named_rule(one.body).rule for one in resolved.budgets),
+    ]
+    return {rule.id: rule for rule in rules}
