@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 from mainstay.edge.http_exchange import Exchange, Raw, header_block
@@ -172,7 +174,10 @@ class Connection(Incoming):
         """End a reply before its end, so that the client can tell."""
         if exchange.chunked or not exchange.started or self._state == RAW:
             self.close()
-        else:
+        else:  # an end would look like the reply's own: only a reset tells them apart
+            sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.abort()
 
     def completed(self, exchange: Exchange) -> None:

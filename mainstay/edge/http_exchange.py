@@ -120,7 +120,7 @@ class Exchange:
     def _begin(self, status: int) -> None:
         if self._started:
             raise RuntimeError("this exchange has already been answered")
-        if not 200 <= status <= 599 and status != 101:
+        if not 200 <= status <= 599:
             raise ValueError("a reply's status is from 200 to 599")
         self._started = True
 
@@ -245,7 +245,7 @@ class Exchange:
         if not protocol or "upgrade" not in wanted or not self.http11 or self.method != "GET" or self.body:
             raise ValueError("the request does not ask for an upgrade")
         block = header_block(headers)
-        self._begin(101)
+        self._begin(200)
         opening = self._connection.server.opening(101)
         head = b"%b%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (opening, block, protocol.encode("latin-1"))
         self.keep_alive = False
