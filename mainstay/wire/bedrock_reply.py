@@ -131,6 +131,10 @@ class _ContentBlockStart(msgspec.Struct, rename="camel"):
     start: _BlockStart | None = None
 
 
+class _ContentBlockStop(msgspec.Struct, rename="camel"):
+    content_block_index: int = 0
+
+
 class _ToolUseDelta(msgspec.Struct):
     input: str = ""
 
@@ -164,6 +168,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
 
 _reply = msgspec.json.Decoder(_Reply)
 _block_start = msgspec.json.Decoder(_ContentBlockStart)
+_block_stop = msgspec.json.Decoder(_ContentBlockStop)
 _block_delta = msgspec.json.Decoder(_ContentBlockDelta)
 _message_stop = msgspec.json.Decoder(_MessageStop)
 _metadata = msgspec.json.Decoder(_Metadata)
@@ -245,11 +250,12 @@ def _usage(usage: _Usage) -> Usage:
 class StreamReader:
     """Reads one streamed reply. ``metadata`` ends it, or the end of the body after ``messageStop``."""
 
-    __slots__ = ("_messages", "_skipped", "_started", "_stopped", "_tools", "done")
+    __slots__ = ("_bare", "_messages", "_skipped", "_started", "_stopped", "_tools", "done")
 
     def __init__(self, limit: int = eventstream.LIMIT) -> None:
         self._messages = eventstream.Messages(limit)
         self._tools: dict[int, int] = {}  # content block to tool call
+        self._bare: set[int] = set()  # blocks of tool calls without arguments so far
         self._skipped: set[int] = set()  # blocks of tools that Bedrock runs itself
         self._started = self._stopped = False
         self.done = False
@@ -301,6 +307,12 @@ class StreamReader:
                 return ending if metadata.usage is None else (UsageSeen(_usage(metadata.usage)), *ending)
             case "messageStart":
                 return ()
+            case "contentBlockStop":
+                block = _block_stop.decode(payload).content_block_index
+                if block in self._bare:  # a call without arguments has an empty object, as in a plain reply
+                    self._bare.discard(block)
+                    return (ToolDelta(self._tools[block], "{}"),)
+                return (Opaque(what),)
             case _:
                 return (Opaque(what),)
 
@@ -312,6 +324,7 @@ class StreamReader:
             self._skipped.add(block.content_block_index)
             return (Opaque("server_tool_use"),)
         number = self._tools[block.content_block_index] = len(self._tools)
+        self._bare.add(block.content_block_index)
         return (ToolStart(number, call.tool_use_id, call.name),)
 
     def _delta(self, delta: _Delta, block: int) -> tuple[Event, ...]:
@@ -321,6 +334,8 @@ class StreamReader:
             number = self._tools.get(block)
             if number is None:
                 raise msgspec.ValidationError(f"block {block} never began")
+            if delta.tool_use.input:
+                self._bare.discard(block)
             return (ToolDelta(number, delta.tool_use.input),)
         if delta.reasoning_content is not None:
             reasoning = delta.reasoning_content
