@@ -153,7 +153,9 @@ class Check:
 
     def _without_address(self, path: Path, body: kinds.Provider) -> None:
         if body.kind is not None:
-            missing = [name for name in self._rows.get(body.kind, ()) if not getattr(body, name, None)]
+            # the name of an account's resource is given as its project
+            needed = ["project" if name == "resource" else name for name in self._rows.get(body.kind, ())]
+            missing = [name for name in needed if not getattr(body, name, None)]
             if missing:
                 self._problem(
                     path, f'provider "{body.name}": kind {body.kind} needs {" and ".join(missing)}, or a base_url'
@@ -172,6 +174,8 @@ class Check:
             return
         if parts.scheme not in ("http", "https") or not host or port == 0 or not _sendable(url) or " " in url:
             self._problem(path, f"{what} is not an http(s) address; write one such as https://api.example.com/v1")
+        elif proxy and parts.scheme != "http":
+            self._problem(path, f"{what} begins with http://; what goes through it may still be https")
         elif not proxy and (parts.username is not None or parts.password is not None):
             self._problem(path, f"{what} has a user or password in it; use api_key or headers")
         elif parts.query or parts.fragment:

@@ -53,8 +53,10 @@ class Provider(Body):
     headers: Annotated[dict[str, str], _about("More headers on every request")] = {}
     query: Annotated[dict[str, str], _about("More query parameters on every request")] = {}
     region: Annotated[str | None, _about("The region, for Bedrock and Vertex")] = None
-    project: Annotated[str | None, _about("The project for Vertex, the account for Cloudflare")] = None
-    resource: Annotated[str | None, _about("The resource's name for Azure, the workspace's host for Databricks")] = None
+    project: Annotated[
+        str | None,
+        _about("Vertex: the project; Cloudflare: the account; Azure: the resource; Databricks: the workspace's host"),
+    ] = None
     api_version: Annotated[str | None, _about("The api-version of Azure's dated API; left out: its v1 API")] = None
     secret_key: Annotated[str | None, _about("The AWS secret access key")] = None
     session_token: Annotated[str | None, _about("The AWS session token, for temporary credentials")] = None
