@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, cast
@@ -147,6 +148,18 @@ _outline = msgspec.json.Decoder(_Outline)
 _any = msgspec.json.Decoder()
 
 
+def _value(data: bytes) -> Any:
+    """Any JSON, also with numbers that do not fit; None for what is none."""
+    try:
+        return _any.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(data, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
+
+
 def reason_of(native: str, tools: bool = False) -> FinishReason:
     """The canonical reason for a provider's word. ``tools``: the choice has tool calls, so that "stop" means them."""
     reason = _REASONS.get(native) or _REASONS.get(native.lower(), "other")
@@ -175,7 +188,12 @@ class _Calls:
         name, arguments = _called(call)
         known = self._last if call.index is None else self._by_index.get(call.index)
         # A new number is a new call; so is a new id, unless some server makes up an id for each piece without a name.
-        if known is None or (call.id and call.id != known.id and (name or (call.index is None and known.named))):
+        # Without numbers, a name alone begins one too.
+        if (
+            known is None
+            or (call.id and call.id != known.id and (name or (call.index is None and known.named)))
+            or (call.index is None and not call.id and name and known.named)
+        ):
             known = _Call(len(self.calls), call.id or f"call_{reply[-24:]}_{choice}_{len(self.calls)}")
             self.calls.append(known)
             if call.index is not None:
@@ -242,7 +260,9 @@ class _State:
                 calls = self.calls.get(index)
                 if calls is None:
                     calls = self.calls[index] = _Calls()
-                for call in said.tool_calls or ():
+                for i, call in enumerate(said.tool_calls or ()):
+                    if choice.delta is None:  # a whole reply: each is a call of its own
+                        call.index = i
                     calls.piece(call, index, self.reply, events)
                 if said.function_call is not None:
                     calls.piece(_ToolCall(-1, None, said.function_call), index, self.reply, events)
@@ -366,14 +386,14 @@ class ChatReader:
 
     def _other(self, raw: bytes, data: bytes, chunk: _Chunk) -> Frame:
         """A chunk without choices: an error, usage alone, or something of the vendor's."""
-        failed = failure(_any.decode(data), data)
+        failed = failure(_value(data), data)
         if failed is not None:
             return Frame(raw, (failed,))
         return Frame(raw, self._events(chunk))
 
     def _odd(self, raw: bytes, data: bytes) -> Frame:
         """JSON that has not quite the usual types: what can be read of it is read."""
-        value = _any.decode(data)
+        value = _value(data)
         if not isinstance(value, dict):
             return Frame(raw, (), unread=True)
         failed = failure(value, data)
@@ -394,12 +414,18 @@ def lenient(value: dict[str, Any]) -> _Head:
     for name in ("id", "model", "system_fingerprint", "service_tier"):
         if isinstance(value.get(name), str | int):
             setattr(head, name, str(value[name]))
-    created = value.get("created")
-    head.created = created if isinstance(created, int | float) else None
+    head.created = _number(value.get("created"))
     choices = value.get("choices")
     if isinstance(choices, list):
         head.choices = [_lenient_choice(one, i) for i, one in enumerate(_objects(cast(list[Any], choices)))]
     return head
+
+
+def _number(value: Any) -> int | None:
+    """A whole number, also one written as a string or with a fraction."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        return int(value)
+    return int(value) if isinstance(value, int | float) and -1e18 < value < 1e18 else None
 
 
 def _objects(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
@@ -408,9 +434,8 @@ def _objects(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
 
 def _lenient_choice(value: dict[str, Any], place: int) -> _Choice:
     index = value.get("index")
-    choice = _Choice(
-        int(index) if isinstance(index, int | float) or (isinstance(index, str) and index.isdigit()) else place
-    )
+    number = _number(index)
+    choice = _Choice(place if number is None else number)
     reason = value.get("finish_reason")
     choice.finish_reason = reason if isinstance(reason, str) else None
     logprobs = value.get("logprobs")
@@ -457,7 +482,7 @@ def _joined(value: Any) -> str:
 def _lenient_call(value: dict[str, Any]) -> _ToolCall:
     index, id_, function, custom = value.get("index"), value.get("id"), value.get("function"), value.get("custom")
     return _ToolCall(
-        int(index) if isinstance(index, int | float) or (isinstance(index, str) and index.isdigit()) else None,
+        _number(index),
         str(id_) if isinstance(id_, str | int) else None,
         _lenient_function(cast(dict[str, Any], function)) if isinstance(function, dict) else None,
         cast(dict[str, Any], custom) if isinstance(custom, dict) else None,
@@ -473,10 +498,7 @@ def _lenient_function(value: dict[str, Any]) -> _Function:
 
 def _object(body: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises ``UpstreamFailed(unreadable)``."""
-    try:
-        value = _any.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
+    value = _value(body)
     if not isinstance(value, dict):
         begins = re.sub(rb"\s+", b" ", body[:80]).decode("utf-8", "replace")
         raise UpstreamFailed("unreadable", f"the provider's reply is not a JSON object; it begins with {begins!r}")

@@ -91,10 +91,6 @@ def convert_usage(value: Any) -> Usage | None:
     """Like ``read_usage`` for a decoded value of which nothing is known; what is odd in it is passed over."""
     if not isinstance(value, Mapping):
         return None
-    try:
-        return read_usage(msgspec.convert(value, Reported, strict=False))
-    except msgspec.ValidationError:
-        pass
     kept: dict[str, Any] = {}
     for name in Reported.__struct_fields__:
         inner: Any = value.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -103,7 +99,10 @@ def convert_usage(value: Any) -> Usage | None:
         except msgspec.ValidationError:
             continue
         kept[name] = inner
-    return read_usage(msgspec.convert(kept, Reported, strict=False))
+    try:
+        return read_usage(msgspec.convert(kept, Reported, strict=False))
+    except (OverflowError, ValueError):  # a number that is none
+        return None
 
 
 def write_usage(usage: Usage) -> dict[str, Any]:
