@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, cast
 
 from mainstay.edge.http_exchange import Exchange, Raw, header_block
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 _BURST = 16
 _LINGER_BYTES = 1024 * 1024
+_OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
 _PLAIN = [("content-type", "text/plain; charset=utf-8")]
 
 
@@ -105,8 +109,7 @@ class Connection(Incoming):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        transport = self._transport
-        self._write_check = (self.server.now, transport.get_write_buffer_size() if transport else 0)
+        self._write_check = (self.server.now, self._unread_by_client())
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -352,11 +355,24 @@ class Connection(Incoming):
             return
         if now - since < self._limits.write_timeout:
             return
-        left = self._transport.get_write_buffer_size()
+        left = self._unread_by_client()
         if left > size - self._limits.write_rate * (now - since):
             self.abort()
         else:
             self._write_check = (now, left)
+
+    def _unread_by_client(self) -> int:
+        """Bytes written that the client has not taken: ours, and where the kernel tells, those in its buffer."""
+        transport = self._transport
+        if transport is None:
+            return 0
+        size = transport.get_write_buffer_size()
+        if _OUTQ is not None:
+            try:
+                size += int.from_bytes(fcntl.ioctl(self.descriptor, _OUTQ, bytes(4)), sys.byteorder)
+            except OSError:
+                pass
+        return size
 
     def half_gone(self) -> None:
         """For the ticker: the client has gone, which a connection that does not read cannot see by itself."""
