@@ -16,6 +16,7 @@ HEADER = 8192
 """The most bytes that the header of one part may have."""
 
 _BOUNDARY = re.compile(r';[ \t]*boundary=(?:"([^"\\\r\n]{1,70})"|([^\s;,"]{1,70}))[ \t]*(?:;|$)', re.IGNORECASE)
+_NAMED = re.compile(r"boundary\*?[ \t]*=", re.IGNORECASE)
 _DISPOSITION = re.compile(rb"content-disposition[ \t]*:[ \t]*form-data((?:;[^\r\n]*)?)", re.IGNORECASE)
 _PARAMETER = re.compile(rb';[ \t]*([A-Za-z*]+)=("(?:[^"\\]|\\.)*"|[^\s;"]+)[ \t]*')
 
@@ -32,7 +33,7 @@ class FormField(NamedTuple):
 def boundary_of(content_type: str) -> bytes:
     """The boundary that a content-type names. Raises ``Invalid``."""
     found = _BOUNDARY.findall(content_type)
-    if len(found) != 1 or content_type.lower().count("boundary") != 1:
+    if len(found) != 1 or len(_NAMED.findall(content_type)) != 1:
         raise _malformed("its content-type names no boundary, or two")
     return (found[0][0] or found[0][1]).encode()
 
