@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -241,8 +241,9 @@ def calls(
             print(json.dumps(one, ensure_ascii=False))
         return
     for one in found:
-        one["tokens"] = (one.get("usage") or {}).get("total")
-        one["attempts"] = len(one["attempts"]) if isinstance(one["attempts"], list) else one["attempts"]
+        usage = one.get("usage")
+        one["tokens"] = None if usage is None else usage["input"] + usage["output"]
+        one["attempts"] = len(one["attempts"])
     columns = (
         "at",
         "status",
@@ -288,7 +289,8 @@ def prices_list(home: Home = None, as_json: Json = False) -> None:
         found = client.request("GET", "/api/v1/models")["data"]
     if not as_json:
         for one in found:
-            one["price"] = ", ".join(f"{name} {usd}" for name, usd in (one["price"] or {}).items()) or one["note"]
+            price: dict[str, str] = one["price"] or {}
+            one["price"] = ", ".join(f"{name} {usd}" for name, usd in price.items()) or one["note"]
     _table(found, ("name", "target", "price", "price_source", "price_as_of"), as_json)
 
 
@@ -378,7 +380,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value)
+        return ", ".join(str(one) for one in cast(list[Any], value))
     return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 

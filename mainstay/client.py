@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from mainstay.core.errors import MainstayError
@@ -48,8 +48,8 @@ class Client:
             connection.close()
         value = json.loads(text) if text else None
         if reply.status >= 400:
-            error: Any = value.get("error", {}) if isinstance(value, dict) else {}
-            raise ApiError(error.get("code", "error"), error.get("message", text.decode()), error.get("problems"))
+            said: dict[str, Any] = cast(dict[str, Any], value).get("error", {}) if isinstance(value, dict) else {}
+            raise ApiError(said.get("code", "error"), said.get("message", text.decode()), said.get("problems"))
         return value
 
 

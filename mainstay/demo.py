@@ -19,7 +19,12 @@ providers:
     sim: {latency: 80ms, tokens_per_second: 150}
   - name: shaky
     kind: sim
-    sim: {seed: 7, latency: 40ms, tokens_per_second: 150, faults: [{kind: server_error, rate: 0.3}, {kind: cut, rate: 0.2, after: 5}]}
+    sim:
+      latency: 40ms
+      tokens_per_second: 150
+      faults:
+        - {kind: server_error, rate: 0.3}
+        - {kind: cut, rate: 0.2, after: 5} # breaks off after five tokens
 models:
   - {name: small, target: shaky/sim-small, price: {input: 0.15, output: 0.60}}
   - {name: large, target: steady/sim-large, price: {input: 3, output: 15}}
@@ -62,7 +67,8 @@ The demo answers at {base}   (all of it simulated: no model is asked)
 
 Try it:
 
-curl {base}/v1/chat/completions -H "authorization: Bearer {key}" -H "content-type: application/json" -d '{{"model": "chat", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+curl {base}/v1/chat/completions -H "authorization: Bearer {key}" -H "content-type: application/json" \\
+  -d '{{"model": "chat", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 See what happened:
 

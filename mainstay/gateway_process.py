@@ -47,6 +47,9 @@ from mainstay.wire.dialects import dialects
 
 log = logging.getLogger("mainstay.gateway")
 
+_PATIENCE = 2.0
+"""Seconds that a gateway waits for control before it serves without."""
+
 
 class Gateway:
     """One gateway process: the door, the pipeline behind it, and the link to control."""
@@ -123,6 +126,13 @@ class Gateway:
         }
         return gauges, {f"{provider}/{model}": one.breaker.state for (provider, model), one in health.items()}
 
+    async def _linked(self) -> None:
+        """Give control a moment, so that the first calls find their limits; without it, serve what is on disk."""
+        try:
+            await asyncio.wait_for(self.link.greeted.wait(), _PATIENCE)
+        except TimeoutError:
+            log.warning("control is not there; serving what is on disk, within the shares that will come")
+
     async def run(self, listening: socket.socket, alive: int, ready: int) -> None:
         """Serve until SIGTERM, or until the supervisor is gone; then finish what is in flight."""
         loop = asyncio.get_running_loop()
@@ -136,6 +146,7 @@ class Gateway:
         except (OSError, MainstayError) as error:
             log.warning("no snapshot on disk can be used yet: %s", error)
         linking = loop.create_task(self.link.run())
+        await self._linked()
         await self.server.listen(sock=listening, tls=_tls(self.settings))
         gc.collect()
         gc.freeze()  # what was made at the start stays: the collector need not look at it again

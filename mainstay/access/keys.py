@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstay.access.authenticate import LONGEST, hash_secret, new_secret
 from mainstay.access.authority import exceeds
+from mainstay.core.artifact import Put
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Conflict, Forbidden, Invalid, NotFound
 from mainstay.core.ids import Ids
@@ -52,14 +53,6 @@ class Log(Protocol):
     async def append(
         self, connection: AsyncConnection, *, by: str, why: str, what: str, before: Any, after: Any
     ) -> object: ...
-
-
-class Put(NamedTuple):
-    """What came of putting a team or key: ``secret`` is one that was made just now, to be printed once."""
-
-    state: Literal["added", "changed", "unchanged"]
-    details: tuple[str, ...] = ()
-    secret: str | None = None
 
 
 class Opens(NamedTuple):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 
 def canonical(body: Any) -> bytes:
@@ -66,3 +66,14 @@ def chained(seq: int, at: float, by: str, why: str, what: str, before: Any, afte
     """A ``Change`` whose hash covers all its fields and the hash of the one before it."""
     content = [seq, at, by, why, what, before, after, previous]
     return Change(seq, at, by, why, what, before, after, previous, hashlib.sha256(canonical(content)).hexdigest())
+
+
+class Put(NamedTuple):
+    """What came of putting a team or key: ``details`` say what changed, without secrets.
+
+    ``secret`` is that of a key for which one was made, to be printed once.
+    """
+
+    state: Literal["added", "changed", "unchanged"]
+    details: tuple[str, ...] = ()
+    secret: str | None = None

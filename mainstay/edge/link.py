@@ -155,7 +155,7 @@ class LinkServer:
         await self._shares.present(hello.gateway, hello.shares)
         snapshot = self._current()
         session.greeted(hello.snapshot)
-        if snapshot is not None and snapshot.digest != hello.snapshot:
+        if snapshot is not None:
             session.write(encode(snapshot))
 
     async def need(self, session: _Session, message: Need) -> None:

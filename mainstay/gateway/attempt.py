@@ -154,6 +154,7 @@ class Search:
             assert self.last is not None
             raise self.last
         await self._sleep(seconds)
+        self.call.upstream_seconds += seconds  # the pause is the provider's doing, not ours
 
     async def attempt(self, target: Target, ask: Ask | None = None) -> tuple[Active, list[Frame]]:
         """One attempt, up to its first content. Raises ``UpstreamFailed``, ``Unsupported``, ``Invalid``, ``Unavailable``."""

@@ -63,6 +63,8 @@ class Link:
         self._stats = stats
         self._chance = chance
         self._session: _Session | None = None
+        self.greeted = asyncio.Event()
+        """Control has been reached at least once, and has said which Snapshot is in force."""
 
     @property
     def connected(self) -> bool:
@@ -142,6 +144,7 @@ class Link:
                 log.exception("the snapshot %s cannot be used; the last good one stays", message.digest)
             else:
                 session.send(Loaded(message.digest))
+            self.greeted.set()
         else:
             raise ValueError(f"control may not send {type(message).__name__}")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mainstay.core.artifact import Artifact
+from mainstay.core.artifact import Artifact, Put
 from mainstay.core.clock import Clock
 from mainstay.core.errors import BadConfig, Invalid
 from mainstay.registry import kinds
@@ -29,17 +29,6 @@ State = Literal["added", "changed", "removed", "kept", "unchanged"]
 _ORDER = ("provider", "model", "route", "budget", "team", "key")
 _DETAILS = 4
 _SOURCE_LIMIT = 1000
-
-
-class Put(NamedTuple):
-    """What came of putting a team or key: ``details`` say what changed, without secrets.
-
-    ``secret`` is that of a key for which one was made, to be printed once.
-    """
-
-    state: Literal["added", "changed", "unchanged"]
-    details: tuple[str, ...] = ()
-    secret: str | None = None
 
 
 class People(Protocol):
