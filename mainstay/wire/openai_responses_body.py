@@ -71,13 +71,32 @@ def write_request(request: Request, model: str, facts: ModelFacts) -> Written:
     _write_text(request, body)
     _write_settings(request, facts, body, dropped)
     for name, value in request.hints.items():
-        if name in HINTS:
+        if name in HINTS and (name != "stream_options" or request.stream) and _fits(name, value):
             body[name] = value
         elif name not in ("store", "include"):
             dropped[name] = None
     if request.cache_prompt is not None:
         dropped["cache_prompt"] = None
     return Written(msgspec.json.encode(body), tuple(dropped))
+
+
+_TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
+_LONGEST = 64
+"""Characters of an end user's name or a cache key that the API takes."""
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a hint, which may come from another format, has a value that this one takes."""
+    if name in ("user", "safety_identifier", "prompt_cache_key"):
+        return isinstance(value, str) and len(value) <= _LONGEST
+    if name == "service_tier":
+        return value in _TIERS
+    if name == "metadata":
+        pairs = cast(Json, value) if isinstance(value, dict) else {"": None}
+        return len(pairs) <= 16 and all(isinstance(inner, str) for inner in pairs.values())
+    if name == "stream_options":
+        return isinstance(value, dict) and cast(Json, value).keys() <= {"include_obfuscation"}
+    return True
 
 
 def _expressible(request: Request, facts: ModelFacts) -> None:
@@ -226,7 +245,9 @@ def _write_tools(request: Request, body: Json, dropped: dict[str, None]) -> None
             tools.append(written)
         body["tools"] = tools
     choice = request.tool_choice
-    if choice is not None and (request.tools or choice.mode != "auto"):
+    if choice is not None and not request.tools and choice.mode in ("required", "named"):
+        refuse("a tool has to be used, but there are no tools", "tool_choice")
+    if choice is not None and request.tools:
         body["tool_choice"] = {"type": "function", "name": choice.name} if choice.mode == "named" else choice.mode
     if request.parallel_tools is not None:
         body["parallel_tool_calls"] = request.parallel_tools

@@ -1,8 +1,9 @@
-"""The response object of OpenAI Responses: what it repeats of its request, usage, annotations, how it ended."""
+"""The response object: what it repeats of its request, usage, annotations, how it ended; and items while they are open."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import msgspec
@@ -122,3 +123,39 @@ def failure_code(error: MainstayError) -> str:
     if isinstance(error, UpstreamFailed) and error.kind in ("content_filter", "context_length", "invalid"):
         return "invalid_prompt"
     return "server_error"
+
+
+@dataclass(slots=True)
+class OpenPart:
+    """One part of a message, being written."""
+
+    kind: Literal["output_text", "refusal"]
+    index: int
+    head: bytes  # the beginning of each of its delta events
+    text: list[str] = field(default_factory=list[str])
+    logprobs: list[Json] = field(default_factory=list[Json])
+    annotations: list[Json] = field(default_factory=list[Json])
+
+    def json(self) -> Json:
+        """The part as far as it was written."""
+        text = "".join(self.text)
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": text}
+        return {"type": "output_text", "annotations": self.annotations, "logprobs": self.logprobs, "text": text}
+
+
+@dataclass(slots=True)
+class OpenItem:
+    """One output item, being written; ``json`` is it as it will be when it is done."""
+
+    kind: Literal["message", "reasoning", "function_call"]
+    index: int
+    json: Json
+    head: bytes = b""  # the beginning of each of its delta events, for reasoning and function calls
+    text: list[str] = field(default_factory=list[str])
+    part: OpenPart | None = None
+
+    @property
+    def id(self) -> str:
+        """The item's id."""
+        return cast(str, self.json["id"])

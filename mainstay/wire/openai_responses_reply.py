@@ -33,21 +33,21 @@ NAME = "openai-responses"
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    audio_tokens: int | None = None
+    cached_tokens: int | float | None = None
+    cache_write_tokens: int | float | None = None
+    audio_tokens: int | float | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
+    reasoning_tokens: int | float | None = None
+    audio_tokens: int | float | None = None
 
 
 class WireUsage(msgspec.Struct):
     """The field ``usage``; the API counts cached tokens within the input and reasoning within the output."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: int | float | None = None
+    output_tokens: int | float | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
 
@@ -55,13 +55,13 @@ class WireUsage(msgspec.Struct):
         """The same as a ``Usage``."""
         read, made = self.input_tokens_details, self.output_tokens_details
         return clamped(
-            self.input_tokens or 0,
-            self.output_tokens or 0,
-            cached_input=(read.cached_tokens or 0) if read else 0,
-            cache_write=(read.cache_write_tokens or 0) if read else 0,
-            reasoning=(made.reasoning_tokens or 0) if made else 0,
-            input_audio=(read.audio_tokens or 0) if read else 0,
-            output_audio=(made.audio_tokens or 0) if made else 0,
+            int(self.input_tokens or 0),
+            int(self.output_tokens or 0),
+            cached_input=int((read.cached_tokens or 0) if read else 0),
+            cache_write=int((read.cache_write_tokens or 0) if read else 0),
+            reasoning=int((made.reasoning_tokens or 0) if made else 0),
+            input_audio=int((read.audio_tokens or 0) if read else 0),
+            output_audio=int((made.audio_tokens or 0) if made else 0),
         )
 
 
@@ -77,7 +77,11 @@ class _Item(msgspec.Struct):
         """Whether a part of the message is a refusal."""
         if b'"refusal"' not in bytes(self.content):
             return False
-        return any(part.get("type") == "refusal" for part in dicts(msgspec.json.decode(self.content)))
+        try:
+            parts = dicts(msgspec.json.decode(self.content))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return any(part.get("type") == "refusal" for part in parts)
 
 
 class Envelope(msgspec.Struct):
@@ -115,7 +119,7 @@ class Envelope(msgspec.Struct):
         return Finish(reason, native=self.status or "completed")
 
 
-envelope = msgspec.json.Decoder(Envelope)
+_envelope = msgspec.json.Decoder(Envelope)
 _loose = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -139,6 +143,27 @@ def dicts(value: Any) -> list[Json]:
 def logprobs_of(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     """The entries of a ``logprobs`` array; None where there are none."""
     return tuple(dicts(value)) or None
+
+
+def read_envelope(body: bytes | msgspec.Raw) -> Envelope:
+    """The envelope of a response object; fields of another type than the published one are passed over.
+
+    Raises ``msgspec.DecodeError``, ``UnicodeDecodeError`` or ``RecursionError`` if it is no JSON object.
+    """
+    try:
+        return _envelope.decode(body)
+    except msgspec.ValidationError:
+        told = _loose.decode(body)
+    fitting: Json = {}
+    for name, value in told.items():
+        if name not in Envelope.__struct_fields__:
+            continue
+        try:
+            msgspec.convert({name: value}, Envelope, strict=False)
+        except msgspec.ValidationError:
+            continue
+        fitting[name] = value
+    return msgspec.convert(fitting, Envelope, strict=False)
 
 
 def item_events(item: Json, tool: int) -> list[Event]:
@@ -171,10 +196,10 @@ def item_events(item: Json, tool: int) -> list[Event]:
 def read_reply(body: bytes) -> tuple[Event, ...]:
     """A whole plain reply as events. Raises ``UpstreamFailed(unreadable)``."""
     try:
-        head, whole = envelope.decode(body), _loose.decode(body)
+        head, whole = read_envelope(body), _loose.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _unreadable() from None
-    if "output" not in whole and head.error is None:
+    if head.output is None and head.error is None:
         raise _unreadable()
     events: list[Event] = [head.start()]
     tools = 0
@@ -187,7 +212,7 @@ def read_reply(body: bytes) -> tuple[Event, ...]:
 def glance(body: bytes) -> tuple[Event, ...]:
     """Start, Finish, UsageSeen and End of a plain reply (a response or a compaction) that passes through."""
     try:
-        head = envelope.decode(body)
+        head = read_envelope(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _unreadable() from None
     if head.output is None and head.error is None and head.usage is None:

@@ -60,7 +60,10 @@ def read_message(text: str | bytes) -> SocketRequest:
 
 
 def _value(given: dict[str, msgspec.Raw], key: str) -> Any:
-    return msgspec.json.decode(given[key]) if key in given else None
+    try:
+        return msgspec.json.decode(given[key]) if key in given else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Invalid(f"{key} cannot be read", field=key) from None
 
 
 def write_event(sse: bytes, stream_id: str | None = None) -> list[str]:

@@ -21,7 +21,15 @@ from mainstay.core.event import (
     ToolStart,
     UsageSeen,
 )
-from mainstay.wire.openai_responses_reply import begins, dicts, envelope, failure, item_events, logprobs_of, text_of
+from mainstay.wire.openai_responses_reply import (
+    begins,
+    dicts,
+    failure,
+    item_events,
+    logprobs_of,
+    read_envelope,
+    text_of,
+)
 from mainstay.wire.sse import SseEvent, SseSplitter
 
 Json = dict[str, Any]
@@ -51,6 +59,15 @@ class _Wire(msgspec.Struct):
         return begins(self.response, b"{")
 
 
+class _TextDelta(msgspec.Struct, gc=False):
+    """Of the event that most of a stream consists of, what has a meaning."""
+
+    delta: str
+    output_index: int = 0
+    content_index: int = 0
+    logprobs: list[Json] | None = None
+
+
 class _Item:
     """What was read of one output item."""
 
@@ -63,6 +80,7 @@ class _Item:
 
 
 _decoder = msgspec.json.Decoder(_Wire)
+_text_delta = msgspec.json.Decoder(_TextDelta)
 _loose = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -93,6 +111,14 @@ class ResponsesReader:
         data = event.data
         if not data or data == b"[DONE]":
             return Frame(event.raw, (Opaque("comment" if not data else "done"),))
+        if event.event == b"response.output_text.delta":
+            try:
+                text = _text_delta.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # the general way will tell what it is
+            else:
+                self._item(text.output_index).said.add(("text", text.content_index))
+                return Frame(event.raw, (TextDelta(text.delta, 0, tuple(text.logprobs) if text.logprobs else None),))
         try:
             wire = _decoder.decode(data)
             if not wire.type:
@@ -155,7 +181,7 @@ class ResponsesReader:
         if self._started or not wire.has_response():
             return []
         self._started = True
-        return [envelope.decode(wire.response).start()]
+        return [read_envelope(wire.response).start()]
 
     def _added(self, wire: _Wire) -> list[Event]:
         if wire.item is None:
@@ -261,7 +287,7 @@ class ResponsesReader:
         if not wire.has_response() or self._failed or self.done:
             return []
         events = self._created(wire)
-        head = envelope.decode(wire.response)
+        head = read_envelope(wire.response)
         if wire.type == "response.incomplete":
             head.status = "incomplete"
         if not any(item.said for item in self._items.values()) and head.output:
@@ -283,7 +309,7 @@ class ResponsesReader:
         error: Any = wire.error
         if wire.has_response():
             events += self._created(wire)
-            head = envelope.decode(wire.response)
+            head = read_envelope(wire.response)
             error = head.error
             if head.usage is not None:
                 events.append(UsageSeen(head.usage.canonical()))

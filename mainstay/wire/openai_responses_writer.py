@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import msgspec
@@ -28,6 +27,8 @@ from mainstay.core.usage import Usage
 from mainstay.wire.openai_responses_items import encrypted_of
 from mainstay.wire.openai_responses_object import (
     Json,
+    OpenItem,
+    OpenPart,
     annotation_json,
     echo,
     failure_code,
@@ -40,40 +41,6 @@ from mainstay.wire.openai_responses_object import (
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 _encode = msgspec.json.encode
-
-
-@dataclass(slots=True)
-class _Part:
-    """One part of a message, being written."""
-
-    kind: Literal["output_text", "refusal"]
-    index: int
-    head: bytes  # the beginning of each of its delta events
-    text: list[str] = field(default_factory=list[str])
-    logprobs: list[Json] = field(default_factory=list[Json])
-    annotations: list[Json] = field(default_factory=list[Json])
-
-    def json(self) -> Json:
-        text = "".join(self.text)
-        if self.kind == "refusal":
-            return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "annotations": self.annotations, "logprobs": self.logprobs, "text": text}
-
-
-@dataclass(slots=True)
-class _Open:
-    """One output item, being written; ``json`` is it as it will be when it is done."""
-
-    kind: Literal["message", "reasoning", "function_call"]
-    index: int
-    json: Json
-    head: bytes = b""  # the beginning of each of its delta events, for reasoning and function calls
-    text: list[str] = field(default_factory=list[str])
-    part: _Part | None = None
-
-    @property
-    def id(self) -> str:
-        return cast(str, self.json["id"])
 
 
 class ResponsesWriter:
@@ -95,8 +62,8 @@ class ResponsesWriter:
         self._sequence = 0
         self._out: list[bytes] = []
         self._output: list[Json | None] = []  # finished items in their places
-        self._current: _Open | None = None  # the message or the reasoning that is being written
-        self._tools: dict[int, _Open] = {}  # function calls that are not finished
+        self._current: OpenItem | None = None  # the message or the reasoning that is being written
+        self._tools: dict[int, OpenItem] = {}  # function calls that are not finished
         self._finish: Finish | None = None
         self._usage: Usage | None = None
         self._failed: Failed | None = None
@@ -218,20 +185,20 @@ class ResponsesWriter:
 
     # ---- items
 
-    def _open(self, kind: Literal["message", "reasoning", "function_call"], prefix: str, fields: Json) -> _Open:
+    def _open(self, kind: Literal["message", "reasoning", "function_call"], prefix: str, fields: Json) -> OpenItem:
         self._begun()
         index = len(self._output)
         self._output.append(None)
         tail = cast(str, self.response["id"]).rpartition("_")[2]
         item = {"id": f"{prefix}_{tail}_{index}", "type": kind, **fields}
         self._emit("response.output_item.added", {"output_index": index, "item": item})
-        return _Open(kind, index, dict(item))
+        return OpenItem(kind, index, dict(item))
 
-    def _head(self, kind: str, item: _Open, **place: int) -> bytes:
+    def _head(self, kind: str, item: OpenItem, **place: int) -> bytes:
         fields = _encode({"type": kind, "item_id": item.id, "output_index": item.index, **place})
         return b'event: %b\ndata: %b,"delta":' % (kind.encode(), fields[:-1])
 
-    def _done(self, item: _Open) -> None:
+    def _done(self, item: OpenItem) -> None:
         self._output[item.index] = item.json
         self._emit("response.output_item.done", {"output_index": item.index, "item": item.json})
 
@@ -278,7 +245,7 @@ class ResponsesWriter:
             part.logprobs += [{"top_logprobs": [], **entry} for entry in written]
             self._delta(part.head, event.text, b',"logprobs":' + _encode(written))
 
-    def _part(self, kind: Literal["output_text", "refusal"]) -> _Part:
+    def _part(self, kind: Literal["output_text", "refusal"]) -> OpenPart:
         """The open part of that kind; what must be closed before it is closed."""
         item = self._current
         if item is not None and item.part is not None and item.part.kind == kind:
@@ -292,15 +259,15 @@ class ResponsesWriter:
         self._close_part(item)
         index = len(cast(list[Json], item.json["content"]))
         name = "response.output_text.delta" if kind == "output_text" else "response.refusal.delta"
-        part = _Part(kind, index, self._head(name, item, content_index=index))
+        part = OpenPart(kind, index, self._head(name, item, content_index=index))
         item.part = part
         self._emit("response.content_part.added", self._place(item, part) | {"part": part.json()})
         return part
 
-    def _place(self, item: _Open, part: _Part) -> Json:
+    def _place(self, item: OpenItem, part: OpenPart) -> Json:
         return {"item_id": item.id, "output_index": item.index, "content_index": part.index}
 
-    def _close_part(self, item: _Open) -> None:
+    def _close_part(self, item: OpenItem) -> None:
         part, item.part = item.part, None
         if part is None:
             return
@@ -319,7 +286,7 @@ class ResponsesWriter:
             return
         part = self._part("output_text")
         note = annotation_json(event.data)
-        place = self._place(cast(_Open, self._current), part)
+        place = self._place(cast(OpenItem, self._current), part)
         number = len(part.annotations)
         part.annotations.append(note)
         self._emit("response.output_text.annotation.added", place | {"annotation_index": number, "annotation": note})
@@ -339,13 +306,13 @@ class ResponsesWriter:
         item.text.append(event.text)
         self._delta(item.head, event.text)
 
-    def _open_reasoning(self) -> _Open:
+    def _open_reasoning(self) -> OpenItem:
         self._close_current()
         self._close_whole_tools()
         self._current = item = self._open("reasoning", "rs", {"summary": []})
         return item
 
-    def _close_summary(self, item: _Open) -> None:
+    def _close_summary(self, item: OpenItem) -> None:
         text = "".join(item.text)
         item.json["summary"] = []
         if not item.text:

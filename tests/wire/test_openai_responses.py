@@ -123,7 +123,7 @@ HINTS: dict[str, Any] = {
 
 def test_every_hint_is_kept_and_written_back() -> None:
     assert {name for name, field in dialect().fields.items() if field.fate == "hint"} == set(HINTS)
-    request = dialect().read_request(body(**HINTS))
+    request = dialect().read_request(body(stream=True, **HINTS))
     assert request.hints == HINTS
     written = dialect().write_request(request, "m", UNKNOWN)
     assert written.dropped == ()
@@ -138,6 +138,19 @@ def test_hints_of_others_are_named() -> None:
         "cache_prompt",
         "odd",
     }
+
+
+def test_hints_that_do_not_fit_are_named() -> None:
+    odd = {
+        "user": "u" * 65,
+        "service_tier": "standard_only",
+        "metadata": {"n": 1},
+        "stream_options": {"include_usage": True},
+    }
+    request = Request("m", (Message("user", (Text("x"),)),), stream=True, include_usage=True, hints=odd)
+    written = dialect().write_request(request, "m", UNKNOWN)
+    assert set(written.dropped) == set(odd)
+    assert not set(odd) & set(json.loads(written.body))
 
 
 def test_every_attribute_that_cannot_be_said_is_refused_by_name() -> None:
@@ -580,6 +593,16 @@ def test_leading_system_text_becomes_the_instructions() -> None:
 def test_nothing_is_left_at_the_provider_unless_asked() -> None:
     assert ask()["store"] is False
     assert ask(hints={"store": True})["store"] is True
+
+
+def test_what_is_strict_here_by_default_is_said_not_to_be() -> None:
+    assert ask(tools=(Tool("f"),))["tools"][0] == {"type": "function", "name": "f", "parameters": None, "strict": False}
+
+
+def test_a_tool_that_must_be_used_must_be_there() -> None:
+    assert "tool_choice" not in ask(tool_choice=ToolChoice("auto"))
+    with pytest.raises(Unsupported):
+        ask(tool_choice=ToolChoice("required"))
 
 
 def test_reasoning_is_asked_for_in_a_form_that_can_be_sent_back() -> None:

@@ -335,6 +335,12 @@ def test_an_answer_that_comes_only_at_the_end_is_read() -> None:
     assert found == [Start("resp_1", "m"), RefusalDelta("No."), Finish("refusal", native="completed"), End()]
 
 
+def test_an_end_with_fields_of_other_types_is_still_the_end() -> None:
+    odd = {"input_tokens": 3.0, "output_tokens": "2", "input_tokens_details": None, "output_tokens_details": {}}
+    found = read(sse(CREATED, ended(created_at="today", usage=odd, output=None, incomplete_details="none")))
+    assert found[1:] == [Finish("stop", native="completed"), UsageSeen(Usage(3, 2)), End()]
+
+
 def test_a_summary_of_several_parts_is_paragraphs_and_raw_reasoning_is_not_repeated() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
     place = {"output_index": 0, "item_id": "rs_1"}
@@ -388,9 +394,12 @@ def test_errors_inside_a_stream(told: dict[str, Any], kind: str, message: str) -
     ],
 )
 def test_incomplete_replies(details: Any, reason: str) -> None:
-    finish = read(sse(CREATED, ended("incomplete", incomplete_details=details)))[1]
+    told = ended("incomplete", incomplete_details=details)
+    finish = read(sse(CREATED, told))[1]
     assert isinstance(finish, Finish)
     assert finish.reason == reason
+    del told["response"]["status"]  # the event's own name says it
+    assert read(sse(CREATED, told))[1] == finish
 
 
 def test_one_event_may_not_be_too_long() -> None:
@@ -420,6 +429,12 @@ def test_calls_whose_arguments_are_interleaved_stay_whole() -> None:
     assert [item["arguments"] for item in final["output"]] == ['{"a":1}', "{}", "{}"]
     _, response = final_text(stream)
     assert [item.arguments for item in response.output] == ['{"a":1}', "{}", "{}"]
+
+
+def test_hidden_reasoning_is_an_item_of_its_own() -> None:
+    events: list[Event] = [Start("a", "m"), ThinkingDelta("t"), ThinkingSigned("s", redacted=True), Finish("stop")]
+    items = data_of(written(events, None, None))[-1]["response"]["output"]
+    assert [(len(item["summary"]), item.get("encrypted_content")) for item in items] == [(1, None), (0, "mainstay.s")]
 
 
 def test_a_call_is_done_as_soon_as_the_next_item_begins() -> None:
