@@ -126,7 +126,7 @@ def _plain(parts: Sequence[Part]) -> bool:
 def _cache(part: Part, dropped: dict[str, None]) -> None:
     # Prompts are cached there without being asked; only the newest models know marks, and the others refuse them.
     if getattr(part, "cache", None) is not None:
-        dropped["messages.cache"] = None
+        dropped["cache_control"] = None
 
 
 def _input(messages: Sequence[Message], facts: ModelFacts, dropped: dict[str, None]) -> list[Json]:
@@ -174,7 +174,7 @@ def _write_item(part: ToolCall | ToolResult | Thinking, dropped: dict[str, None]
         return {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments}
     if isinstance(part, Thinking):
         if part.signature is None or not part.signature.startswith(NATIVE):
-            dropped["messages.thinking"] = None  # the API takes back only what it encrypted itself
+            dropped["thinking"] = None  # the API takes back only what it encrypted itself
             return None
         item: Json = {"type": "reasoning"}
         if part.id:
@@ -185,7 +185,7 @@ def _write_item(part: ToolCall | ToolResult | Thinking, dropped: dict[str, None]
     for piece in part.content:
         _cache(piece, dropped)
     if part.is_error:
-        dropped["messages.is_error"] = None
+        dropped["is_error"] = None
     output: Any
     if not part.content:
         output = ""
@@ -255,7 +255,7 @@ def _write_tools(request: Request, body: Json, dropped: dict[str, None]) -> None
 
 def _cache_tool(tool: Tool, dropped: dict[str, None]) -> None:
     if tool.cache is not None:
-        dropped["tools.cache"] = None
+        dropped["cache_control"] = None
 
 
 def _write_text(request: Request, body: Json) -> None:

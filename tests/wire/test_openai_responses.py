@@ -133,7 +133,7 @@ def test_every_hint_is_kept_and_written_back() -> None:
 def test_hints_of_others_are_named() -> None:
     request = Request("m", (Message("user", (Text("x", cache="5m"),), name="Bo"),), cache_prompt="5m", hints={"odd": 1})
     assert set(dialect().write_request(request, "m", UNKNOWN).dropped) == {
-        "messages.cache",
+        "cache_control",
         "name",
         "cache_prompt",
         "odd",
@@ -627,7 +627,7 @@ def test_thoughts_of_other_providers_are_left_out_and_named() -> None:
     said = Message("assistant", (Thinking("t", "sig"), Thinking("u"), Text("x")))
     written = dialect().write_request(Request("r", (said,)), "m", UNKNOWN)
     assert [item["type"] for item in json.loads(written.body)["input"]] == ["message"]
-    assert written.dropped == ("messages.thinking",)
+    assert written.dropped == ("thinking",)
 
 
 def test_what_a_model_does_not_take_is_refused() -> None:
