@@ -7,9 +7,9 @@ import logging
 import select
 import socket
 import ssl
+import time
 import traceback
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
 
 from mainstay.core.clock import Clock
 from mainstay.edge.http_connection import Connection
@@ -22,6 +22,16 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 _log = logging.getLogger("mainstay.edge.http")
 _HANG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(second: int) -> str:
+    """A moment, in seconds since the epoch, as the Date header says it; in English whatever the locale."""
+    year, month, day, hour, minute, sec, weekday, _, _ = time.gmtime(second)
+    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{sec:02} GMT"
 
 
 class HttpServer:
@@ -164,7 +174,7 @@ class HttpServer:
         second: int = int(self._clock.now())
         if second != self._second:
             self._second = second
-            self._date = formatdate(second, usegmt=True)
+            self._date = http_date(second)
             self._openings.clear()
 
     def tick(self) -> None:

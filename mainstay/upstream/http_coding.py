@@ -21,7 +21,7 @@ _CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 class Unpacker:
     """Unpacks one gzip or deflate body: ``feed`` it, then ``take`` until nothing comes."""
 
-    __slots__ = ("_input", "_output", "_pending", "_raw_tried", "_unpack", "_window")
+    __slots__ = ("_begun", "_input", "_output", "_pending", "_unpack", "_window")
 
     def __init__(self, window: int) -> None:
         self._window = window
@@ -29,7 +29,7 @@ class Unpacker:
         self._pending = b""
         self._input = 0
         self._output = 0
-        self._raw_tried = window != 15
+        self._begun = False
 
     @property
     def pending(self) -> bool:
@@ -43,6 +43,14 @@ class Unpacker:
 
     def take(self) -> bytes:
         """Up to ``STEP`` bytes; ``b""`` where more input is needed. Raises ``UpstreamFailed``."""
+        if not self._begun and self._pending:
+            if len(self._pending) < 2:
+                return b""
+            self._begun = True
+            first, second = self._pending[:2]
+            if self._window == 15 and (first & 15 != 8 or (first << 8 | second) % 31):
+                # What calls itself deflate is sometimes sent without the zlib wrapping.
+                self._unpack = zlib.decompressobj(-15)
         while self._pending:
             if self._unpack.eof:
                 if self._window != 31:
@@ -62,12 +70,7 @@ class Unpacker:
         try:
             return self._unpack.decompress(data, STEP)
         except zlib.error:
-            if self._raw_tried or self._output:
-                raise UpstreamFailed("unreadable", "the reply's compression is broken") from None
-        # What calls itself deflate is sometimes sent without the zlib wrapping.
-        self._raw_tried = True
-        self._unpack = zlib.decompressobj(-15)
-        return self._unpacked(data)
+            raise UpstreamFailed("unreadable", "the reply's compression is broken") from None
 
     def finish(self) -> None:
         """The body has ended. Raises ``UpstreamFailed(cut)`` if the compressed stream has not."""
