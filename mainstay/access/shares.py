@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mainstay.access.rules import CONCURRENT, SPAN, USD, Rule, parts, window_end
+from mainstay.access.rules import CONCURRENT, MOST, SPAN, USD, Rule, parts, window_end
 from mainstay.access.turns import Books, Turns
 from mainstay.core.clock import Clock
 from mainstay.store.database import Database
@@ -214,7 +214,7 @@ class Shares:
             row = books.rows[pool]
             rule = self._rules(parts(pool)[0])
             if rule is None:
-                units, free = want, want
+                units = free = min(want, MOST)
             else:
                 free = max(rule.amount - row.taken, 0)
                 units = _portion(free, want, rule.amount)
@@ -288,6 +288,7 @@ class Shares:
                 shares = found[pool].shares
                 others = {name: one.granted - one.spent for name, one in shares.items() if one.until is None}
                 await self._ask(pool, excess, {name: most for name, most in others.items() if most > 0})
+        await self._turns.take((), lambda books: None)  # what was given back is booked before this
 
     def _expected(self, pool: str, row: PoolRow, rule: Rule, asked: float | None) -> float:
         """In how many seconds units of the pool may be free."""
