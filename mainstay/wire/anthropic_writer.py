@@ -24,7 +24,7 @@ from mainstay.core.event import (
 )
 from mainstay.core.usage import NOTHING, Usage
 from mainstay.wire.anthropic_errors import error_event, stream_error
-from mainstay.wire.anthropic_reply import FINISH
+from mainstay.wire.anthropic_message import FINISH
 from mainstay.wire.anthropic_turns import tool_input
 
 _STOP = {

@@ -31,6 +31,7 @@ from mainstay.core.event import (
     ToolStart,
     UsageSeen,
 )
+from mainstay.core.progress import Progress
 from mainstay.core.usage import Usage
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.anthropic_writer import write_count
@@ -266,6 +267,32 @@ def test_citations_of_other_providers() -> None:
             ("web_search_result_location", "https://example.com", None),
             ("char_location", None, "f"),
         ]
+
+
+def test_a_reply_without_a_finish_still_ends_well() -> None:
+    names = [name for name, _ in parsed(streamed([START, TextDelta("x"), End()]))]
+    assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    assert accumulated(streamed([START, ToolStart(0, "t", "f"), End()])).stop_reason == "tool_use"
+    assert accumulated(streamed([START, End()])).stop_reason == "end_turn"
+
+
+def test_a_writer_takes_up_where_another_stopped() -> None:
+    said: list[Event] = [
+        START,
+        ThinkingDelta("h"),
+        ThinkingDelta("m"),
+        ThinkingSigned("s"),
+        TextDelta("a"),
+        TextDelta("b"),
+    ]
+    progress = Progress()
+    progress.see(said)
+    first, second = DIALECT.writer(True), DIALECT.writer(True)
+    begun = first.write(said)
+    second.write(progress.condensed())
+    rest: list[Event] = [TextDelta("c"), Finish("stop"), End()]
+    message = accumulated(begun + second.write(rest) + second.end())
+    assert [block.to_dict().get("text") for block in message.content] == [None, "abc"]
 
 
 def test_message_start_does_not_wait_for_usage() -> None:
