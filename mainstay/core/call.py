@@ -50,9 +50,12 @@ class Attempt:
     rescue: Literal["continued", "regenerated"] | None = None  # this attempt completed what an earlier one began
 
 
-@dataclass(slots=True)
+@dataclass
 class Call:
-    """One request on its way through the pipeline; each stage fills in its part, `record` writes it down."""
+    """One request on its way through the pipeline; each stage fills in its part, `record` writes it down.
+
+    Not slotted: what a stage may set later has its default on the class, so that making a call costs little.
+    """
 
     id: str
     at: float  # seconds since the epoch
@@ -62,37 +65,37 @@ class Call:
     headers: Mapping[str, str]  # the request's, names in lower case
     body: bytes
     query: str = ""
-    peek: Any = None  # wire.peek.Peek: what the pipeline needs to know of the body
-    principal: Principal = NOBODY
-    tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    user: str | None = None
-    session: str | None = None
-    workflow: str | None = None
-    trace: str | None = None  # the W3C trace id, 32 hex digits
-    parent_span: str | None = None
-    snapshot: str = ""  # the digest of the Snapshot it was answered under
-    route: str | None = None
-    stream: bool = False
-    deadline: float | None = None  # the monotonic time at which the call ends, whatever it is doing
-    # what came of it
-    model: str | None = None  # the model artifact that answered
-    provider: str | None = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])
-    cache: CacheState = "off"
     why: list[str] = field(default_factory=list[str])
-    dropped: tuple[str, ...] = ()
-    usage: Usage | None = None
-    cost: Nano | None = None
-    finish: str | None = None
-    status: int = 0
-    outcome: Outcome = "failed"
-    error: str | None = None
-    message: str | None = None
-    first_token: float | None = None  # the monotonic clock, seconds
-    upstream_seconds: float = 0.0  # spent waiting for upstreams: all the rest is our overhead
-    reply_headers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     taps: list[Callable[[list[Frame]], None]] = field(default_factory=list[Callable[[list[Frame]], None]])
     """Called with all frames that go to the caller, in order (the cache, the content store)."""
+    peek: Any = field(init=False, default=None)  # wire.dialect.Peek: what the pipeline needs to know of the body
+    principal: Principal = field(init=False, default=NOBODY)
+    tags: Mapping[str, str] = field(init=False, default_factory=dict[str, str])
+    user: str | None = field(init=False, default=None)
+    session: str | None = field(init=False, default=None)
+    workflow: str | None = field(init=False, default=None)
+    trace: str | None = field(init=False, default=None)  # the W3C trace id, 32 hex digits
+    parent_span: str | None = field(init=False, default=None)
+    snapshot: str = field(init=False, default="")  # the digest of the Snapshot it was answered under
+    route: str | None = field(init=False, default=None)
+    stream: bool = field(init=False, default=False)
+    deadline: float | None = field(init=False, default=None)  # the monotonic time at which the call ends
+    # what came of it
+    model: str | None = field(init=False, default=None)  # the model artifact that answered
+    provider: str | None = field(init=False, default=None)
+    cache: CacheState = field(init=False, default="off")
+    dropped: tuple[str, ...] = field(init=False, default=())
+    usage: Usage | None = field(init=False, default=None)
+    cost: Nano | None = field(init=False, default=None)
+    finish: str | None = field(init=False, default=None)
+    status: int = field(init=False, default=0)
+    outcome: Outcome = field(init=False, default="failed")
+    error: str | None = field(init=False, default=None)
+    message: str | None = field(init=False, default=None)
+    first_token: float | None = field(init=False, default=None)  # the monotonic clock, seconds
+    upstream_seconds: float = field(init=False, default=0.0)  # waiting for upstreams: all the rest is our overhead
+    reply_headers: tuple[tuple[str, str], ...] = field(init=False, default=())
 
 
 @dataclass(slots=True)

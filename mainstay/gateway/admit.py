@@ -57,7 +57,8 @@ class Admit:
             if scopes:
                 wanted = claims(scopes, call.at, 0, bound_at(target, call) or 0)
                 try:
-                    call.model_holds[target.name] = await self._purse.acquire(wanted, self._ask)
+                    hold = await self._purse.acquire(wanted, self._ask)
+                    call.model_holds = {**call.model_holds, target.name: hold}
                 except OverLimit as error:
                     call.why.append(f"{target.name}:budget")
                     refused = error

@@ -174,7 +174,7 @@ class Search:
             raise
         self.pace.attempted(self.clock.monotonic())
         active = Active(call, target, self.clock)
-        call.running.append(active)
+        call.running = (*call.running, active)
         call.attempts.append(active.attempt)
         try:
             return active, await self._first_content(active, ask or call.ask)

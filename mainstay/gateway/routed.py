@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,36 +20,36 @@ if TYPE_CHECKING:
     from mainstay.upstream.ask import Ask
 
 
-@dataclass(slots=True)
+@dataclass
 class Routed(Call):
     """A ``Call`` inside the gateway. A stage reads what the stages before it have set."""
 
-    plan: Plan = None  # type: ignore[assignment]
+    plan: Plan = field(init=False)
     """The compiled Snapshot under which the call is answered, from its first stage to its last."""
-    opened_by: Opened = None  # type: ignore[assignment]
+    opened_by: Opened = field(init=False)
     """What the caller's key opens."""
-    to: Route = None  # type: ignore[assignment]
-    ask: Ask = None  # type: ignore[assignment]
-    order: list[Target] = field(default_factory=list["Target"])
+    to: Route = field(init=False)
+    ask: Ask = field(init=False)
+    order: Sequence[Target] = field(init=False, default=())
     """The targets to try, best first."""
-    hold: Hold | None = None
-    model_holds: dict[str, Hold] = field(default_factory=dict[str, "Hold"])
+    hold: Hold | None = field(init=False, default=None)
+    model_holds: Mapping[str, Hold] = field(init=False, default_factory=dict[str, "Hold"])
     """Holds under budgets by model, for each target that may answer."""
-    claims: list[Claim] = field(default_factory=list["Claim"])
-    bound: Nano | None = None
+    claims: Sequence[Claim] = field(init=False, default=())
+    bound: Nano | None = field(init=False, default=None)
     """The most that the call can cost; None where a price is unknown."""
-    priority: int = 0
-    keep_content: bool = False
-    fallback: bool = False
+    priority: int = field(init=False, default=0)
+    keep_content: bool = field(init=False, default=False)
+    fallback: bool = field(init=False, default=False)
     """Another target than the first choice answered, or helped."""
-    opened: bool = False
+    opened: bool = field(init=False, default=False)
     """An opening record is in the journal."""
-    running: list[Active] = field(default_factory=list["Active"])
+    running: Sequence[Active] = field(init=False, default=())
     """Every attempt that was begun."""
-    recording: Recording | None = None
+    recording: Recording | None = field(init=False, default=None)
     """What the cache keeps of the reply while it passes."""
-    reply_type: str = "application/json"
-    kept: Kept | None = None
+    reply_type: str = field(init=False, default="application/json")
+    kept: Kept | None = field(init=False, default=None)
     """What is kept of inputs and outputs."""
-    content: str | None = None
+    content: str | None = field(init=False, default=None)
     """Where it was put."""

@@ -154,7 +154,7 @@ class Stream:
         rescue = Continuation(sent) if continues else Regeneration(sent)
         self._active, self._rescue = active, rescue
         if self._writer is None and self.reply.dialect:
-            writer = call.ask.dialect.writer(call.ask.peek.usage_wanted)
+            writer = call.ask.dialect.writer(call.ask.peek.usage_wanted, request=call.body)
             writer.write(sent.condensed())  # brings the writer to where the raw bytes have left the caller
             self._writer = writer
         try:
