@@ -80,9 +80,9 @@ class Anthropic:
         """What the pipeline needs to know of ``body``. Raises ``Invalid``."""
         return anthropic_peek.peek(operation, body)
 
-    def read_request(self, body: bytes, operation: str = "messages") -> Request:
-        """The canonical request; ``count_tokens`` needs no ``max_tokens``. Raises ``Invalid`` or ``Unsupported``."""
-        return anthropic_request.read_request(body, operation)
+    def read_request(self, body: bytes) -> Request:
+        """The canonical request of a body that was peeked at. Raises ``Invalid`` or ``Unsupported``."""
+        return anthropic_request.read_request(body)
 
     def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
         """A plain reply: one message; it repeats nothing of the request."""

@@ -70,11 +70,12 @@ _PATH = re.compile(r"^(.*?)(?: - at `\$(.*?)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
 
 
-def read_request(body: bytes, operation: str = "messages") -> Request:
-    """The canonical request of ``body``. Raises ``Invalid`` or ``Unsupported`` with the field's path."""
+def read_request(body: bytes) -> Request:
+    """The canonical request of ``body``. Raises ``Invalid`` or ``Unsupported`` with the field's path.
+
+    That ``max_tokens`` is there is for ``peek`` to see, which knows whether the request only counts tokens.
+    """
     said = _decoded(_decode, body)
-    if operation == "messages" and said.max_tokens is None:
-        raise Invalid("max_tokens: Field required", field="max_tokens")
     if not said.messages:
         raise Invalid("messages: at least one message is required", field="messages")
     if said.max_tokens is not None and said.max_tokens < 1:

@@ -293,7 +293,6 @@ def test_what_has_no_counterpart_is_refused_by_name(fields: dict[str, Any], fiel
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": "1"}, "max_tokens"),
         ({"messages": []}, "messages"),
@@ -321,12 +320,9 @@ def test_what_is_no_json_object(body: bytes) -> None:
         DIALECT.read_request(body)
 
 
-def test_max_tokens_is_required_but_for_counting() -> None:
+def test_a_request_that_only_counts_has_no_max_tokens() -> None:
     body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
-    with pytest.raises(Invalid, match="max_tokens") as failure:
-        DIALECT.read_request(body)
-    assert failure.value.field == "max_tokens"
-    assert DIALECT.read_request(body, "count_tokens").max_tokens is None
+    assert DIALECT.read_request(body).max_tokens is None
 
 
 # Writing
