@@ -14,6 +14,7 @@ from mainstay.ledger.rows import COLUMNS, SELECTED
 
 _LINES = "fresh.ndjson"
 _READ = ", ".join(f"'{name}': {quoted(sql)}" for name, sql in COLUMNS.items())
+_UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
 _BIGGEST = 2**63 - 1
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class Fresh:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._path = engine.temporary / _LINES
         self._number = 0
         self._counts: dict[str, int] = {}
         self._current = ""
@@ -66,22 +68,25 @@ class Fresh:
         return len(lines) - added
 
     def _insert(self, connection: duckdb.DuckDBPyConnection, table: str, lines: Sequence[bytes]) -> int:
-        source = self._written(lines)
         try:
-            connection.execute(f"INSERT INTO {table} SELECT {SELECTED} FROM {source}").fetchall()
-            return len(lines)
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
-            good = self._readable(connection, lines)
-        if good:
-            source = self._written(good)
-            connection.execute(f"INSERT INTO {table} SELECT {SELECTED} FROM {source}").fetchall()
-        return len(good)
+            try:
+                self._insert_whole(connection, table, lines)
+                return len(lines)
+            except _UNREADABLE:
+                good = self._readable(connection, lines)
+            if good:
+                self._insert_whole(connection, table, good)
+            return len(good)
+        finally:  # rows that are erased later must not be left here
+            self._path.unlink(missing_ok=True)
+
+    def _insert_whole(self, connection: duckdb.DuckDBPyConnection, table: str, lines: Sequence[bytes]) -> None:
+        connection.execute(f"INSERT INTO {table} SELECT {SELECTED} FROM {self._written(lines)}").fetchall()
 
     def _written(self, lines: Sequence[bytes]) -> str:
         # DuckDB reads JSON from files ten times faster than from parameters.
-        path = self._engine.temporary / _LINES
-        path.write_bytes(b"\n".join(lines))
-        return f"read_json({quoted(str(path))}, format='newline_delimited', columns={{{_READ}}})"
+        self._path.write_bytes(b"\n".join(lines))
+        return f"read_json({quoted(str(self._path))}, format='newline_delimited', columns={{{_READ}}})"
 
     def _readable(self, connection: duckdb.DuckDBPyConnection, lines: Sequence[bytes]) -> list[bytes]:
         """The lines that DuckDB can read; halves are tried, and a single bad line is rid of what it cannot hold."""
@@ -102,7 +107,7 @@ class Fresh:
     def _reads(self, connection: duckdb.DuckDBPyConnection, lines: Sequence[bytes]) -> bool:
         try:
             connection.execute(f"SELECT {SELECTED} FROM {self._written(lines)}").fetchall()
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
+        except _UNREADABLE:
             return False
         return True
 

@@ -223,7 +223,7 @@ class Ingest:
         for tail in list(state.tails.values()):
             if tail.finished:
                 continue
-            await self._collect(tail)
+            more = await self._collect(tail) or more
             if self._ledger.fresh_rows >= self._fresh_limit:
                 await asyncio.to_thread(tail.measure)
                 continue
@@ -235,17 +235,19 @@ class Ingest:
                 await self._recover(tail)
         return more
 
-    async def _collect(self, tail: Tail) -> None:
+    async def _collect(self, tail: Tail) -> bool:
         if self._content is None:
-            return
+            return False
         try:
-            await self._content.collect(tail.reader.folder)
-        except OSError as error:  # calls are recorded though their content cannot be stored; the spool keeps it
+            more = await self._content.collect(tail.reader.folder) > 0
+        except* OSError as error:  # calls are recorded though their content cannot be stored; the spool keeps it
             if not self._content_failed:
-                _log.error("the content of calls cannot be stored: %s", error)
+                _log.error("the content of calls cannot be stored: %s", error.exceptions[0])
             self._content_failed = True
+            more = False
         else:
             self._content_failed = False
+        return more
 
     async def _take_in(self, tail: Tail, found: Found) -> None:
         # What cannot be shown is not read: only when the rows are in does the tail move on.

@@ -304,7 +304,10 @@ class Journal:
         if self._pending:  # they may have been written in part: they belong where they began
             data = b"".join(self._pending)
             room -= len(data)
-            segment.append(data)
+            try:
+                segment.append(data)
+            except OSError:
+                return segment
             self._flushed()
         try:
             following = self._new_segment(room + self._chunk)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _PART = re.compile(r"[A-Za-z0-9_@=+-][A-Za-z0-9._@=+-]{0,199}", re.ASCII)
 _HIDDEN = ".writing"
 _ABANDONED_SECONDS = 3600.0
+_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,6 @@ class FolderBlobs:
         return real == self._real + str(folder)[len(str(self._root)) :]
 
     def _put(self, path: Path, data: bytes, only_if_absent: bool) -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self._inside(path.parent):
             raise PermissionError(f"a link leads out of the blob folder at {path.parent}")
         hidden = self._writing / secrets.token_hex(16)
@@ -121,12 +121,13 @@ class FolderBlobs:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            try:
-                _placed(hidden, path, only_if_absent)
-            except FileNotFoundError:
-                # The last blob beside it was deleted meanwhile, and the folder with it.
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _placed(hidden, path, only_if_absent)
+            for again in range(_TRIES, -1, -1):
+                try:
+                    _placed(hidden, path, only_if_absent)
+                    break
+                except FileNotFoundError:  # the last blob beside it was deleted just now, and the folder with it
+                    if not again:
+                        raise
             return True
         except FileExistsError:
             if not only_if_absent:
@@ -227,6 +228,12 @@ def _all(fd: int) -> bytes:
 
 
 def _placed(hidden: Path, path: Path, only_if_absent: bool) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as error:
+        if path.parent.exists():
+            raise NotADirectoryError(f"{path.parent.name!r} is a blob, and cannot hold others") from error
+        raise FileNotFoundError(path.parent) from error
     if only_if_absent:
         os.link(hidden, path, follow_symlinks=False)
     else:
