@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mainstay.core.errors import Invalid
 from mainstay.wire.anthropic import Anthropic
 
+# The machine may be busy with other tests.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIALECT = Anthropic()
 ASKED: dict[str, Any] = {"model": "chat", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -150,6 +152,7 @@ def test_escapes_hide_nothing() -> None:
     assert seen.unbounded == ("messages.content.source.url",)
 
 
+@UNHURRIED
 @given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20), st.booleans())
 def test_only_the_model_is_rewritten(before: str, after: str, ascii: bool) -> None:
     asked = {"x_unknown": {"a": [1.50, None]}, **ASKED, "model": before, "temperature": 1.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mainstay.core.errors import UpstreamFailed
@@ -32,6 +32,8 @@ from mainstay.core.event import (
 from mainstay.core.usage import Usage
 from mainstay.wire.anthropic import Anthropic
 
+# The machine may be busy with other tests.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIALECT = Anthropic()
 STREAMS = [
     path.read_text().partition("\n== stream\n")[2].partition("\n== ")[0].rstrip("\n").encode() + b"\n\n"
@@ -53,6 +55,7 @@ def events(*pieces: bytes) -> list[Event]:
     return [event for frame in read(*pieces) for event in frame.events if not isinstance(event, Opaque)]
 
 
+@UNHURRIED
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2500), max_size=30))
 def test_events_do_not_depend_on_how_bytes_are_cut(stream: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -60,6 +63,7 @@ def test_events_do_not_depend_on_how_bytes_are_cut(stream: bytes, cuts: list[int
     assert read(*pieces) == read(stream)
 
 
+@UNHURRIED
 @given(st.sampled_from(STREAMS), st.integers(0, 2500))
 def test_a_cut_stream_is_never_done(stream: bytes, at: int) -> None:
     reader = DIALECT.reader("messages")
@@ -71,6 +75,7 @@ def test_a_cut_stream_is_never_done(stream: bytes, at: int) -> None:
         assert not reader.done
 
 
+@UNHURRIED
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_without_failing(garbage: bytes) -> None:
     frames = read(b"data: " + garbage + b"\n\n", sse(type="message_stop"))

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from anthropic.types import message_create_params, message_param
 from anthropic.types.beta import message_create_params as beta_params
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, TypeAdapter
 
@@ -33,6 +33,8 @@ from mainstay.core.request import (
 )
 from mainstay.wire.anthropic import Anthropic
 
+# The machine may be busy with other tests.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIALECT = Anthropic()
 USER = (Message("user", (Text("hi"),)),)
 MESSAGES: TypeAdapter[Any] = TypeAdapter(list[message_param.MessageParam], config=ConfigDict(extra="forbid"))
@@ -521,6 +523,7 @@ def test_max_tokens() -> None:
     assert write(max_tokens=5)["max_tokens"] == 5
 
 
+@UNHURRIED
 @given(
     st.none() | st.sampled_from(["minimal", "low", "medium", "high", "xhigh", "max"]),
     st.none() | st.integers(1, 100_000),
@@ -717,6 +720,7 @@ def requests(draw: st.DrawFn) -> Request:
     )
 
 
+@UNHURRIED
 @given(requests())
 def test_every_mapped_field_survives_a_round_trip(request: Request) -> None:
     written = DIALECT.write_request(request, request.model, UNKNOWN)
@@ -725,6 +729,7 @@ def test_every_mapped_field_survives_a_round_trip(request: Request) -> None:
     assert DIALECT.read_request(written.body) == request
 
 
+@UNHURRIED
 @given(requests())
 def test_what_is_written_can_be_peeked_at(request: Request) -> None:
     body = DIALECT.write_request(request, request.model, UNKNOWN).body

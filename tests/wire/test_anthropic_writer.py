@@ -10,7 +10,7 @@ import anthropic
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import ErrorResponse, Message, MessageTokensCount, RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -36,6 +36,8 @@ from mainstay.core.usage import Usage
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.anthropic_writer import write_count
 
+# The machine may be busy with other tests.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIALECT = Anthropic()
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 START = Start("msg_1", "claude-large")
@@ -123,6 +125,7 @@ def essence(events: list[Event] | tuple[Event, ...]) -> list[Event]:
     return found + last
 
 
+@UNHURRIED
 @given(replies(), st.integers(1, 7))
 def test_a_written_stream_reads_back_as_the_same_events(events: list[Event], cuts: int) -> None:
     stream = streamed(events, cuts)
@@ -133,11 +136,13 @@ def test_a_written_stream_reads_back_as_the_same_events(events: list[Event], cut
     assert essence([event for frame in frames for event in frame.events]) == essence(events)
 
 
+@UNHURRIED
 @given(replies())
 def test_a_written_message_reads_back_as_the_same_events(events: list[Event]) -> None:
     assert essence(DIALECT.read_reply(DIALECT.write_reply(events))) == essence(events)
 
 
+@UNHURRIED
 @given(replies(), st.integers(1, 7))
 def test_the_sdk_adds_a_stream_up_to_the_message(events: list[Event], cuts: int) -> None:
     whole = Message.model_validate_json(DIALECT.write_reply(events), strict=True)
@@ -150,6 +155,7 @@ def test_the_sdk_adds_a_stream_up_to_the_message(events: list[Event], cuts: int)
     )
 
 
+@UNHURRIED
 @given(replies())
 def test_blocks_are_numbered_and_one_is_open_at_a_time(events: list[Event]) -> None:
     open_block, begun = None, -1
