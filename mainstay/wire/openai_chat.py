@@ -183,47 +183,28 @@ class OpenAIChat:
             peek.stream = flag(values, "stream")
             if peek.stream and "stream_options" in values:
                 peek.usage_wanted = usage_wanted(values)
-        # Which of the two a provider heeds is its own affair: the larger one bounds the answer. Some take 0 or less
-        # for "no limit".
-        bounds = [whole(values, name) or 0 for name in ("max_completion_tokens", "max_tokens") if name in values]
-        if bounds:
-            peek.max_tokens = max(bounds) if max(bounds) > 0 and min(bounds) >= 0 else None
+        if "max_tokens" in values or "max_completion_tokens" in values:
+            peek.max_tokens = _bound(values)
         if "n" in values:
             peek.n = max(1, whole(values, "n") or 1)
-        peek.user = text(values, "user") or text(values, "safety_identifier")
-        self._look(peek, values, body)
-        return peek
-
-    def _look(self, peek: Peek, values: Values, body: bytes) -> None:
-        """What is needed of the model, and what costs more than the bytes tell."""
         unbounded: list[str] = []
-        if given(values, "tools"):
-            peek.tools = True
-            if not _own_tools(values["tools"]):
-                unbounded.append("tools")
-        elif given(values, "functions"):
-            peek.tools = True
-        if "response_format" in values and b"schema" in bytes(values["response_format"]):
-            peek.schema = True
-        if given(values, "audio") or ("modalities" in values and b"audio" in bytes(values["modalities"])):
-            peek.audio = True
-        if text(values, "service_tier") in ("priority", "fast"):
-            unbounded.append("service_tier")
+        if not _QUIET.issuperset(values):
+            _look(peek, values, unbounded)
         if "messages" in values:
             _look_at_messages(peek, values["messages"], body, unbounded)
-        if not _PLAIN.issuperset(values):
-            unbounded.extend(name for name in _UNBOUNDED if given(values, name))
-        peek.unbounded = tuple(dict.fromkeys(unbounded))
+        if unbounded:
+            peek.unbounded = tuple(dict.fromkeys(unbounded))
+        return peek
 
     def read_request(self, body: bytes) -> Request:
         """The canonical request. Raises ``Invalid`` or ``Unsupported`` naming the field."""
         return read_request(body)
 
-    def write_reply(self, events: Sequence[Event]) -> bytes:
+    def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
         """A plain reply: all events of it, folded."""
         return write_reply(events)
 
-    def writer(self, include_usage: bool) -> ChatWriter:
+    def writer(self, include_usage: bool, request: bytes | None = None) -> ChatWriter:
         """A writer for one streamed reply."""
         return ChatWriter(include_usage)
 
@@ -267,7 +248,41 @@ class OpenAIChat:
         return read_error(status, headers, body, self._clock, self.name)
 
 
-_PLAIN = frozenset(FIELDS) - set(_UNBOUNDED)
+_QUIET = frozenset(
+    """
+    model messages stream stream_options max_tokens max_completion_tokens n temperature top_p stop seed
+    presence_penalty frequency_penalty logit_bias logprobs top_logprobs tool_choice parallel_tool_calls reasoning_effort
+    """.split()  # noqa: SIM905
+)
+"""Fields that say nothing about what a model must be able to do, or what it may cost beyond its bounds."""
+
+
+def _bound(values: Values) -> int | None:
+    # Which of the two a provider heeds is its own affair: the larger one bounds the answer. Some take 0 or less for
+    # "no limit".
+    one, two = whole(values, "max_completion_tokens"), whole(values, "max_tokens")
+    if one is None or two is None:
+        bound = two if one is None else one
+        return bound if bound is not None and bound > 0 else None
+    return max(one, two) if one > 0 and two > 0 else None
+
+
+def _look(peek: Peek, values: Values, unbounded: list[str]) -> None:
+    """What is needed of the model, and what costs more than the bytes tell."""
+    peek.user = text(values, "user") or text(values, "safety_identifier")
+    if given(values, "tools"):
+        peek.tools = True
+        if not _own_tools(values["tools"]):
+            unbounded.append("tools")
+    elif given(values, "functions"):
+        peek.tools = True
+    if "response_format" in values and b"schema" in bytes(values["response_format"]):
+        peek.schema = True
+    if given(values, "audio") or ("modalities" in values and b"audio" in bytes(values["modalities"])):
+        peek.audio = True
+    if text(values, "service_tier") in ("priority", "fast"):
+        unbounded.append("service_tier")
+    unbounded.extend(name for name in _UNBOUNDED if given(values, name))
 
 
 def _own_tools(raw: msgspec.Raw) -> bool:
@@ -278,22 +293,25 @@ def _own_tools(raw: msgspec.Raw) -> bool:
         return False
 
 
-def _look_at_messages(peek: Peek, raw: msgspec.Raw, body: bytes, unbounded: list[str]) -> None:
-    # Only a body that has one of these words, or could spell one with escapes, has to be read.
-    if not (
+def _may_have_media(body: bytes) -> bool:
+    """Whether ``body`` has one of the words that make a part media, or could spell one with escapes."""
+    return (
         b'"image_url"' in body
         or b'"input_audio"' in body
         or b'"file"' in body
         or b'"audio"' in body
-        or (b"\\u00" in body and _ESCAPED_LETTER.search(body))
-    ):
-        return
+        or (b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None)
+    )
+
+
+def _look_at_messages(peek: Peek, raw: msgspec.Raw, body: bytes, unbounded: list[str]) -> None:
     try:
         messages = _messages.decode(raw)
     except msgspec.DecodeError:
-        # Its provider will say what is wrong with it; until then anything might be in it.
-        peek.images = True
-        unbounded.append("messages")
+        # Its provider will say what is wrong with it; until then anything that has a word for media might be media.
+        if _may_have_media(body):
+            peek.images = True
+            unbounded.append("messages")
         return
     for message in messages:
         if message.audio is not None:

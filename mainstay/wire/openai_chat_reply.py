@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -307,6 +307,28 @@ def failure(value: Any, raw: bytes = b"") -> Failed | None:
     )
 
 
+def _mere_text(said: _Said | None) -> str | None:
+    """The text of a delta that has nothing else: nearly every one, so it is worth a way of its own."""
+    if (
+        said is None
+        or said.tool_calls is not None
+        or said.reasoning_content is not None
+        or said.reasoning is not None
+        or said.refusal is not None
+        or said.annotations is not None
+        or said.thinking_blocks is not None
+        or said.reasoning_details is not None
+        or said.function_call is not None
+    ):
+        return None
+    return said.content
+
+
+# Half the price of calling the classes, once per token.
+_new_frame = cast(Callable[[type[Frame], tuple[Any, ...]], Frame], tuple.__new__)
+_new_text = cast(Callable[[type[TextDelta], tuple[Any, ...]], TextDelta], tuple.__new__)
+
+
 class ChatReader:
     """Reads one stream of chunks."""
 
@@ -342,8 +364,13 @@ class ChatReader:
             if name == b"error":
                 return Frame(raw, (Failed("server_error", data[:300].decode("utf-8", "replace"), data),))
             return Frame(raw, (), unread=True)
-        if chunk.error is not None or chunk.choices is None or name == b"error":
+        choices = chunk.choices
+        if chunk.error is not None or choices is None or name == b"error":
             return self._other(raw, data, chunk)
+        if self._started and len(choices) == 1 and chunk.usage is None and chunk.x_groq is None:
+            choice = choices[0]
+            if choice.finish_reason is None and choice.logprobs is None and (text := _mere_text(choice.delta)):
+                return _new_frame(Frame, (raw, (_new_text(TextDelta, (text, choice.index, None)),), False))
         return Frame(raw, self._events(chunk))
 
     def _events(self, chunk: _Chunk) -> tuple[Event, ...]:
@@ -354,25 +381,8 @@ class ChatReader:
                 self._started = True
                 events.append(start_of(chunk))
                 self._state.reply = chunk.id or ""
-            state = self._state
             for choice in choices:
-                said = choice.delta
-                if (
-                    said is not None
-                    and choice.finish_reason is None
-                    and choice.logprobs is None
-                    and said.content
-                    and said.tool_calls is None
-                    and said.reasoning_content is None
-                    and said.reasoning is None
-                    and said.annotations is None
-                    and said.refusal is None
-                    and said.thinking_blocks is None
-                    and said.function_call is None
-                ):
-                    events.append(TextDelta(said.content, choice.index))
-                    continue
-                state.choice(choice, events)
+                self._state.choice(choice, events)
                 if choice.finish_reason:
                     self.finished = True
                     if choice.finish_reason == "error":

@@ -93,11 +93,11 @@ class OpenAIPlain:
         """Never: raises ``Unsupported``."""
         raise Unsupported("this operation goes only to an upstream of the same dialect", field="model")
 
-    def write_reply(self, events: Sequence[Event]) -> bytes:
+    def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
         """A text completion: all events of it, folded."""
         return write_completion(events)
 
-    def writer(self, include_usage: bool) -> Writer:
+    def writer(self, include_usage: bool, request: bytes | None = None) -> Writer:
         """A writer for one streamed text completion; its ``fail`` serves the other operations too."""
         return CompletionWriter(include_usage)
 

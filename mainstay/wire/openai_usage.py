@@ -74,7 +74,10 @@ def read_usage(said: Reported | None) -> Usage | None:
         elif not reasoning:
             made += excess
             reasoning = excess
-    return clamped(read, made, cached, written, reasoning, int(inside.audio_tokens or 0), int(out.audio_tokens or 0))
+    parts = (cached, written, reasoning, int(inside.audio_tokens or 0), int(out.audio_tokens or 0))
+    if min(parts) >= 0 and cached + written + parts[3] <= read and reasoning + parts[4] <= made:
+        return Usage(read, made, *parts)
+    return clamped(read, made, *parts)
 
 
 _NONE = Details()

@@ -84,7 +84,11 @@ def test_cuts_change_nothing_and_no_byte_is_lost(stream: bytes, data: st.DataObj
 
 
 @given(
-    st.lists(st.tuples(st.text(st.characters(exclude_characters="\r\n"), min_size=1), st.booleans()), max_size=6), ENDS
+    st.lists(
+        st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), st.booleans()),
+        max_size=6,
+    ),
+    ENDS,
 )
 def test_data_comes_out_as_it_went_in(values: list[tuple[str, bool]], end: bytes) -> None:
     stream = b""
