@@ -40,11 +40,11 @@ class Bedrock:
         """The canonical request. Raises ``Invalid`` or ``Unsupported`` naming the field."""
         return bedrock_reading.read_request(body)
 
-    def write_reply(self, events: Sequence[Event]) -> bytes:
+    def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
         """A plain reply: all events of it, folded."""
         return bedrock_writing.write_reply(events)
 
-    def writer(self, include_usage: bool) -> bedrock_writing.StreamWriter:
+    def writer(self, include_usage: bool, request: bytes | None = None) -> bedrock_writing.StreamWriter:
         """A writer for one streamed reply; Bedrock's streams always tell the usage."""
         return bedrock_writing.StreamWriter()
 

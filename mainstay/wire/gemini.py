@@ -45,11 +45,11 @@ class Gemini:
         """The canonical request. Raises ``Invalid`` or ``Unsupported`` naming the field."""
         return gemini_reading.read_request(body)
 
-    def write_reply(self, events: Sequence[Event]) -> bytes:
+    def write_reply(self, events: Sequence[Event], request: bytes | None = None) -> bytes:
         """A plain reply: all events of it, folded."""
         return gemini_writing.write_reply(events)
 
-    def writer(self, include_usage: bool) -> gemini_writing.StreamWriter:
+    def writer(self, include_usage: bool, request: bytes | None = None) -> gemini_writing.StreamWriter:
         """A writer for one streamed reply; Gemini's streams always tell the usage."""
         return gemini_writing.StreamWriter()
 
