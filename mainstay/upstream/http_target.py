@@ -12,6 +12,7 @@ from mainstay.core.event import End, Event, Frame, UsageSeen
 from mainstay.core.model import ModelFacts
 from mainstay.upstream.ask import Ask
 from mainstay.upstream.http import Origin, Pool, Upstream
+from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect, Reader
 
 ERROR_BODY = 256 * 1024
@@ -107,7 +108,10 @@ class HttpTarget:
             dialect = self._plain
         if caller.name == dialect.name and not ask.prefilled:
             asks_usage = ask.peek.stream and self._stream_usage
-            body = dialect.rewrite(ask.operation, ask.body, ask.peek, model, asks_usage)
+            if ask.prompt_cache is not None and isinstance(dialect, Anthropic):
+                body = dialect.rewrite(ask.operation, ask.body, ask.peek, model, False, cache_prompt=ask.prompt_cache)
+            else:
+                body = dialect.rewrite(ask.operation, ask.body, ask.peek, model, asks_usage)
             return dialect, True, body, asks_usage and not ask.peek.usage_wanted
         body = ask.write(dialect, model, self._with_own(facts))
         same = caller.name == dialect.name
