@@ -270,6 +270,54 @@ async def test_half_closed_what_is_ready_is_answered_and_what_waits_is_cancelled
 
 
 @on_uvloop
+async def test_half_closed_a_promise_is_kept_and_the_connection_then_closed() -> None:
+    promised: list[Callable[[bytes], None]] = []
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.path == "/settled":
+            exchange.send(200, [])
+        else:
+            promised.append(exchange.send_later(200, []))
+
+    async with serving(handler) as rig:
+        client = await rig.connect()
+        await client.send(GET)
+        await until(lambda: promised)
+        client.sock.shutdown(socket.SHUT_WR)
+        await rig.settled()
+        promised.pop()(b"kept")
+        assert (await client.reply()).body == b"kept"
+        assert await client.ended()
+        assert not rig.cancelled
+
+
+@on_uvloop
+async def test_a_client_that_pipelines_and_does_not_read_is_not_served_on() -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.send(200, [], b"" if exchange.path == "/settled" else b"x" * 1_000_000)
+
+    async with serving(handler) as rig:
+        client = await rig.connect(receive_buffer=65536)
+        await client.send(GET * 100)
+        await until(lambda: rig.seen and rig.seen[-1].congested)
+        await rig.settled()
+        assert len(rig.seen) < 20
+        for _ in range(100):
+            assert len((await client.reply()).body) == 1_000_000
+
+
+@on_uvloop
+async def test_a_client_that_pipelines_does_not_keep_the_others_waiting() -> None:
+    async with serving() as rig:
+        first, second = await rig.connect(), await rig.connect()
+        await rig.settled()
+        await first.send(GET * 1000)
+        await second.send(get("/second"))
+        assert (await second.reply()).status == 200
+        assert [exchange.path for exchange in rig.seen].index("/second") < 100
+
+
+@on_uvloop
 async def test_expect_100_continue() -> None:
     async with serving(body_limit=lambda _method, path: 10 if path == "/" else 0) as rig:
         client = await rig.connect()
@@ -293,6 +341,9 @@ async def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
         client = await rig.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n" + b"x" * 900_000)
         assert (await client.reply()).status == 413
+        for _ in range(3):  # nor is it reset while it goes on for a little
+            await client.send(b"x" * 1000)
+            await rig.settled()
         assert await client.ended()
 
 

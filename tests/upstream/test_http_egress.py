@@ -248,3 +248,29 @@ async def test_the_next_address_is_tried_when_one_refuses() -> None:
         up.release()
         assert pool.idle == 1
         await pool.close()
+
+
+@on_uvloop
+async def test_a_request_that_may_have_been_sent_says_so_when_it_cannot_be_sent_again() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await peer.request()
+
+    async with provider(script) as rig:
+        resolver = Resolver(["127.0.0.1"], OSError("down"), OSError("down"))
+        pool = Pool(Clock(), Egress(Clock(), resolver, ttl=0, stale=0))
+        origin = Origin("http", "model.internal", rig.origin.port, private=True)
+        for kept in (False, True):
+            up = await pool.send(origin, "POST", "/", b"host: a\r\n", connect_timeout=5)
+            if kept:
+                with pytest.raises(UpstreamFailed, match="resolved") as caught:
+                    await up.head()
+                assert caught.value.sent
+            else:
+                await up.head()
+            up.release()
+        with pytest.raises(UpstreamFailed, match="resolved") as caught:
+            await pool.send(origin, "POST", "/", b"host: a\r\n", connect_timeout=5)
+        assert not caught.value.sent
+        await pool.close()
