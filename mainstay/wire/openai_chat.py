@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -62,7 +61,7 @@ class _Part(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     content: str | list[_Part] | None = None
-    audio: Any = None
+    audio: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Tool(msgspec.Struct):
@@ -135,7 +134,7 @@ def usage_wanted(values: Values) -> bool:
         return False
     try:
         options = _stream_options.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise Invalid(
             "stream_options is not an object with include_usage true or false", field="stream_options"
         ) from None
@@ -289,7 +288,7 @@ def _own_tools(raw: msgspec.Raw) -> bool:
     """Whether all tools are the caller's: others are run by the provider's servers."""
     try:
         return all(tool.type in ("function", "custom") for tool in _tools.decode(raw))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
 
 
@@ -307,14 +306,14 @@ def _may_have_media(body: bytes) -> bool:
 def _look_at_messages(peek: Peek, raw: msgspec.Raw, body: bytes, unbounded: list[str]) -> None:
     try:
         messages = _messages.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         # Its provider will say what is wrong with it; until then anything that has a word for media might be media.
         if _may_have_media(body):
             peek.images = True
             unbounded.append("messages")
         return
     for message in messages:
-        if message.audio is not None:
+        if bytes(message.audio) != b"null":
             unbounded.append("messages.audio")
         if isinstance(message.content, list):
             for part in message.content:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -28,8 +27,9 @@ from mainstay.core.event import (
     ToolStart,
     UsageSeen,
 )
+from mainstay.wire.openai_chat_chunks import CallPiece, Choice, Chunk, Ending, Head, Outline, Said, json_value, lenient
 from mainstay.wire.openai_errors import MESSAGE, kind_of, said
-from mainstay.wire.openai_usage import Reported, convert_usage, read_usage
+from mainstay.wire.openai_usage import convert_usage, read_usage
 from mainstay.wire.sse import SseSplitter
 
 _REASONS: dict[str, FinishReason] = {
@@ -61,103 +61,9 @@ _COMMENT = (Opaque("comment"),)
 _Tools = list[Any] | None
 
 
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: dict[str, Any] | None = None
-
-
-class _Said(msgspec.Struct):
-    """A message, or the next piece of one."""
-
-    content: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    function_call: _Function | None = None
-    annotations: list[dict[str, Any]] | None = None
-    thinking_blocks: list[dict[str, Any]] | None = None
-    reasoning_details: list[dict[str, Any]] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Said | None = None
-    message: _Said | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Vendor(msgspec.Struct):
-    usage: Reported | None = None
-
-
-class _Chunk(msgspec.Struct):
-    """What every chunk after the first is read for."""
-
-    choices: list[_Choice] | None = None
-    usage: Reported | None = None
-    error: Any = None
-    x_groq: _Vendor | None = None
-
-
-class _Head(_Chunk):
-    """A first chunk, or a whole reply."""
-
-    id: str | None = None
-    model: str | None = None
-    created: int | float | None = None
-    system_fingerprint: str | None = None
-    service_tier: str | None = None
-
-
-class _Ending(msgspec.Struct):
-    """What a glance wants of a choice."""
-
-    index: int = 0
-    finish_reason: str | None = None
-
-
-class _Outline(msgspec.Struct):
-    """What a glance wants of a whole reply."""
-
-    choices: list[_Ending] | None = None
-    usage: Reported | None = None
-    error: Any = None
-    id: str | None = None
-    model: str | None = None
-    created: int | float | None = None
-    system_fingerprint: str | None = None
-    service_tier: str | None = None
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-_head = msgspec.json.Decoder(_Head)
-_outline = msgspec.json.Decoder(_Outline)
-_any = msgspec.json.Decoder()
-
-
-def _value(data: bytes) -> Any:
-    """Any JSON, also with numbers that do not fit; None for what is none."""
-    try:
-        return _any.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        return json.loads(data, parse_int=float)
-    except (ValueError, RecursionError):
-        return None
+_chunk = msgspec.json.Decoder(Chunk)
+_head = msgspec.json.Decoder(Head)
+_outline = msgspec.json.Decoder(Outline)
 
 
 def reason_of(native: str, tools: bool = False) -> FinishReason:
@@ -166,7 +72,7 @@ def reason_of(native: str, tools: bool = False) -> FinishReason:
     return "tool_calls" if tools and reason == "stop" else reason
 
 
-def start_of(head: _Head | _Outline) -> Start:
+def start_of(head: Head | Outline) -> Start:
     """How the reply introduces itself."""
     return Start(
         head.id or "", head.model or "", int(head.created or 0), head.system_fingerprint or None, head.service_tier
@@ -183,7 +89,7 @@ class _Calls:
         self._by_index: dict[int, _Call] = {}
         self._last: _Call | None = None
 
-    def piece(self, call: _ToolCall, choice: int, reply: str, events: list[Event]) -> None:
+    def piece(self, call: CallPiece, choice: int, reply: str, events: list[Event]) -> None:
         """Add what one ``tool_calls`` entry says."""
         name, arguments = _called(call)
         known = self._last if call.index is None else self._by_index.get(call.index)
@@ -217,7 +123,7 @@ class _Call:
         self.number, self.id, self.named, self.held = number, id, False, ""
 
 
-def _called(call: _ToolCall) -> tuple[str, str]:
+def _called(call: CallPiece) -> tuple[str, str]:
     if call.function is not None:
         return call.function.name or "", call.function.arguments or ""
     if call.custom is not None:
@@ -235,7 +141,7 @@ class _State:
         self.calls: dict[int, _Calls] = {}
         self.thought: dict[int, bool] = {}  # reasoning text came since the last signature
 
-    def choice(self, choice: _Choice, events: list[Event]) -> None:
+    def choice(self, choice: Choice, events: list[Event]) -> None:
         """The events of one choice of a chunk or a whole reply."""
         index = choice.index
         said = choice.delta or choice.message
@@ -265,12 +171,12 @@ class _State:
                         call.index = i
                     calls.piece(call, index, self.reply, events)
                 if said.function_call is not None:
-                    calls.piece(_ToolCall(-1, None, said.function_call), index, self.reply, events)
+                    calls.piece(CallPiece(-1, None, said.function_call), index, self.reply, events)
         reason = choice.finish_reason
         if reason:
             events.append(Finish(reason_of(reason, index in self.calls), index, None, reason))
 
-    def _signatures(self, said: _Said, index: int, events: list[Event]) -> None:
+    def _signatures(self, said: Said, index: int, events: list[Event]) -> None:
         blocks = said.thinking_blocks or [_block(one) for one in said.reasoning_details or ()]
         for block in blocks:
             redacted = block.get("type") == "redacted_thinking"
@@ -302,12 +208,15 @@ def flat_citation(annotation: dict[str, Any]) -> dict[str, Any]:
 def failure(value: Any, raw: bytes = b"") -> Failed | None:
     """The error that a decoded chunk or reply reports, if it does."""
     error = said(value)
-    return (
-        None if error is None else Failed(kind_of(None, error), error.message[:MESSAGE] or "the provider failed", raw)
-    )
+    if error is None:
+        return None
+    kind = kind_of(None, error)
+    if kind == "auth":  # its words may quote our key
+        return Failed(kind, "the provider refused the key that is configured for it")
+    return Failed(kind, error.message[:MESSAGE] or "the provider failed", raw)
 
 
-def _mere_text(said: _Said | None) -> str | None:
+def _mere_text(said: Said | None) -> str | None:
     """The text of a delta that has nothing else: nearly every one, so it is worth a way of its own."""
     if (
         said is None
@@ -373,11 +282,11 @@ class ChatReader:
                 return _new_frame(Frame, (raw, (_new_text(TextDelta, (text, choice.index, None)),), False))
         return Frame(raw, self._events(chunk))
 
-    def _events(self, chunk: _Chunk) -> tuple[Event, ...]:
+    def _events(self, chunk: Chunk) -> tuple[Event, ...]:
         events: list[Event] = []
         choices = chunk.choices
         if choices:
-            if not self._started and isinstance(chunk, _Head):
+            if not self._started and isinstance(chunk, Head):
                 self._started = True
                 events.append(start_of(chunk))
                 self._state.reply = chunk.id or ""
@@ -394,16 +303,16 @@ class ChatReader:
             events.append(UsageSeen(counted))
         return tuple(events) if events else _NOTHING
 
-    def _other(self, raw: bytes, data: bytes, chunk: _Chunk) -> Frame:
+    def _other(self, raw: bytes, data: bytes, chunk: Chunk) -> Frame:
         """A chunk without choices: an error, usage alone, or something of the vendor's."""
-        failed = failure(_value(data), data)
+        failed = failure(json_value(data), data)
         if failed is not None:
             return Frame(raw, (failed,))
         return Frame(raw, self._events(chunk))
 
     def _odd(self, raw: bytes, data: bytes) -> Frame:
         """JSON that has not quite the usual types: what can be read of it is read."""
-        value = _value(data)
+        value = json_value(data)
         if not isinstance(value, dict):
             return Frame(raw, (), unread=True)
         failed = failure(value, data)
@@ -418,97 +327,9 @@ class ChatReader:
         return Frame(raw, events)
 
 
-def lenient(value: dict[str, Any]) -> _Head:
-    """A decoded chunk or reply whose types are not the usual ones, without what cannot be understood, and its usage."""
-    head = _Head()
-    for name in ("id", "model", "system_fingerprint", "service_tier"):
-        if isinstance(value.get(name), str | int):
-            setattr(head, name, str(value[name]))
-    head.created = _number(value.get("created"))
-    choices = value.get("choices")
-    if isinstance(choices, list):
-        head.choices = [_lenient_choice(one, i) for i, one in enumerate(_objects(cast(list[Any], choices)))]
-    return head
-
-
-def _number(value: Any) -> int | None:
-    """A whole number, also one written as a string or with a fraction."""
-    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
-        return int(value)
-    return int(value) if isinstance(value, int | float) and -1e18 < value < 1e18 else None
-
-
-def _objects(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
-    return (cast(dict[str, Any], value) for value in values if isinstance(value, dict))
-
-
-def _lenient_choice(value: dict[str, Any], place: int) -> _Choice:
-    index = value.get("index")
-    number = _number(index)
-    choice = _Choice(place if number is None else number)
-    reason = value.get("finish_reason")
-    choice.finish_reason = reason if isinstance(reason, str) else None
-    logprobs = value.get("logprobs")
-    if isinstance(logprobs, dict) and isinstance(content := cast(dict[str, Any], logprobs).get("content"), list):
-        choice.logprobs = _Logprobs(list(_objects(cast(list[Any], content))))
-    for name in ("delta", "message"):
-        message = value.get(name)
-        if isinstance(message, dict):
-            setattr(choice, name, _lenient_message(cast(dict[str, Any], message)))
-    return choice
-
-
-def _lenient_message(value: dict[str, Any]) -> _Said:
-    said = _Said()
-    for name in ("content", "reasoning_content", "reasoning", "refusal"):
-        inner = value.get(name)
-        if isinstance(inner, str):
-            setattr(said, name, inner)
-        elif isinstance(inner, list):  # Mistral's pieces of text and of thinking
-            for part in _objects(cast(list[Any], inner)):
-                if part.get("type") == "thinking":
-                    said.reasoning_content = (said.reasoning_content or "") + _joined(part.get("thinking"))
-                elif part.get("type") in (None, "text"):
-                    setattr(said, name, (getattr(said, name) or "") + _joined(part.get("text")))
-    for name in ("annotations", "thinking_blocks", "reasoning_details"):
-        inner = value.get(name)
-        if isinstance(inner, list):
-            setattr(said, name, list(_objects(cast(list[Any], inner))))
-    calls = value.get("tool_calls")
-    if isinstance(calls, list):
-        said.tool_calls = [_lenient_call(call) for call in _objects(cast(list[Any], calls))]
-    function = value.get("function_call")
-    if isinstance(function, dict):
-        said.function_call = _lenient_function(cast(dict[str, Any], function))
-    return said
-
-
-def _joined(value: Any) -> str:
-    if isinstance(value, list):
-        return "".join(_joined(part.get("text")) for part in _objects(cast(list[Any], value)))
-    return value if isinstance(value, str) else ""
-
-
-def _lenient_call(value: dict[str, Any]) -> _ToolCall:
-    index, id_, function, custom = value.get("index"), value.get("id"), value.get("function"), value.get("custom")
-    return _ToolCall(
-        _number(index),
-        str(id_) if isinstance(id_, str | int) else None,
-        _lenient_function(cast(dict[str, Any], function)) if isinstance(function, dict) else None,
-        cast(dict[str, Any], custom) if isinstance(custom, dict) else None,
-    )
-
-
-def _lenient_function(value: dict[str, Any]) -> _Function:
-    name, arguments = value.get("name"), value.get("arguments")
-    if isinstance(arguments, dict | list):
-        arguments = msgspec.json.encode(arguments).decode()
-    return _Function(name if isinstance(name, str) else None, arguments if isinstance(arguments, str) else None)
-
-
 def _object(body: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises ``UpstreamFailed(unreadable)``."""
-    value = _value(body)
+    value = json_value(body)
     if not isinstance(value, dict):
         begins = re.sub(rb"\s+", b" ", body[:80]).decode("utf-8", "replace")
         raise UpstreamFailed("unreadable", f"the provider's reply is not a JSON object; it begins with {begins!r}")
@@ -524,8 +345,8 @@ def glance(body: bytes) -> tuple[Event, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
         value = _object(body)
         head = lenient(value)
-        reply = _Outline(
-            [_Ending(choice.index, choice.finish_reason) for choice in head.choices or ()],
+        reply = Outline(
+            [Ending(choice.index, choice.finish_reason) for choice in head.choices or ()],
             error=value.get("error"),
             id=head.id,
             model=head.model,

@@ -126,7 +126,7 @@ def said(value: Any) -> Said | None:
             error = cast(list[Any], error)[0]
         if isinstance(error, dict):
             return _read(cast(dict[str, Any], error), body)
-        return Said(str(error), _text(body.get("code")), _text(body.get("type")))
+        return Said(_text(error), _text(body.get("code")), _text(body.get("type")))
     if isinstance(body.get("message"), str | dict) and "choices" not in body:
         return _read(body, body)
     return None
@@ -144,7 +144,7 @@ def _read(error: dict[str, Any], body: dict[str, Any]) -> Said:
     status = next((n for n in (error.get("code"), error.get("status_code"), body.get("status")) if _is_status(n)), None)
     param = error.get("param")
     return Said(
-        message if isinstance(message, str) else _encode(error).decode(),
+        _text(message),
         code.strip()[:MESSAGE],
         _text(error.get("type", body.get("type"))),
         param if isinstance(param, str) else None,

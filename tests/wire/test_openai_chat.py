@@ -941,6 +941,34 @@ def test_no_bytes_break_the_reader(pieces: list[bytes]) -> None:
     assert b"".join(frame.raw or b"" for frame in frames) == stream
 
 
+def test_an_error_inside_a_stream_never_quotes_our_key() -> None:
+    (frame,) = read(b'data: {"error":{"message":"Incorrect API key provided: sk-abc","code":401}}\n\n')
+    assert frame.events == (Failed("auth", "the provider refused the key that is configured for it"),)
+
+
+@pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
+@pytest.mark.parametrize(
+    ("open_", "close"), [('{"text":[', "]}"), ("[", "]"), ('{"error":', "}"), ('{"message":[', "]}")]
+)
+def test_deep_nesting_breaks_nothing(depth: int, open_: str, close: str) -> None:
+    deep = open_ * depth + "1" + close * depth
+    for body in (
+        f'{{"choices":[{{"index":"0","delta":{{"content":[{deep}]}}}}]}}',
+        f'{{"choices":[{{"message":{{"content":{deep}}}}}],"usage":{deep}}}',
+        f'{{"error":{deep}}}',
+        f'{{"detail":[{deep}]}}',
+    ):
+        assert read(f"data: {body}\n\n".encode())
+        for read_it in (CHAT.read_reply, lambda b: CHAT.glance("chat", b), lambda b: CHAT.read_error(400, {}, b)):
+            with contextlib.suppress(UpstreamFailed):
+                read_it(body.encode())
+    for name in ("messages", "tools", "stream_options", "x"):
+        with contextlib.suppress(Invalid):
+            CHAT.peek("chat", f'{{"model":"m","stream":true,"{name}":[{{"audio":{deep},"type":{deep}}}]}}'.encode(), "")
+        with contextlib.suppress(Invalid):
+            CHAT.read_request(f'{{"model":"m","{name}":[{{"role":"user","content":{deep}}}]}}'.encode())
+
+
 MEMBERS = """
     id model created choices index delta message content finish_reason tool_calls function name arguments usage
     prompt_tokens completion_tokens total_tokens logprobs refusal reasoning annotations type thinking_blocks
