@@ -9,7 +9,7 @@ import msgspec
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, MainstayError, Unsupported, UpstreamFailed
-from mainstay.core.event import Event
+from mainstay.core.event import End, Event, Finish, Start, UsageSeen
 from mainstay.core.model import ModelFacts
 from mainstay.core.request import Request
 from mainstay.wire import bedrock_reading, bedrock_reply, bedrock_request, bedrock_writing
@@ -70,7 +70,8 @@ class Bedrock:
 
     def glance(self, operation: str, body: bytes) -> tuple[Event, ...]:
         """Of a plain reply: Start, Finish, UsageSeen, End; no content."""
-        return bedrock_reply.glimpse(bedrock_reply.read_reply(body))
+        events = bedrock_reply.read_reply(body)
+        return tuple(event for event in events if isinstance(event, Start | Finish | UsageSeen | End))
 
     def read_reply(self, body: bytes) -> tuple[Event, ...]:
         """A whole plain reply as events. Raises ``UpstreamFailed(unreadable)``."""

@@ -98,7 +98,7 @@ def read_error_body(named: str, body: bytes, status: int | None) -> AwsError:
     """What an error means; ``named`` is its type from a header, where there is one."""
     try:
         said = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         said = _Body()
     # The header may hold more than the name: "ThrottlingException:http://…", the body "com.amazon…#Throttling…".
     name = (named or said.type_ or said.code or "").split(":")[0].rpartition("#")[2].strip()

@@ -30,6 +30,7 @@ DOCUMENTS = {
 AUDIO = frozenset(
     ("mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "mka", "x-aac", "m4a", "mpeg", "mpga", "pcm", "webm")
 )
+_MARKED = re.compile(r"[:.]")
 _CACHE_MARKS = 4  # Bedrock refuses a request with more
 
 
@@ -135,8 +136,9 @@ class Conversation:
         return result
 
     def _thinking(self, part: Thinking) -> Json | None:
-        # A colon: signed by Gemini. An id: encrypted by OpenAI. Claude wants no thought back that nobody signed.
-        foreign = part.id is not None or (part.signature is not None and ":" in part.signature)
+        # What Claude signed is base64; the signatures of others are marked with a colon or a point, or have an id.
+        # Claude wants no thought back that nobody signed.
+        foreign = part.id is not None or (part.signature is not None and _MARKED.search(part.signature) is not None)
         if foreign or (part.signature is None and self.made_by == "anthropic"):
             self.dropped.add("thinking")
             return None

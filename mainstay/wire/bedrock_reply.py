@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -181,7 +180,7 @@ def read_reply(body: bytes) -> tuple[Event, ...]:
     """
     try:
         reply = _reply.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamFailed("unreadable", f"the provider's reply is not a Converse reply: {error}") from None
     tier = reply.service_tier.type if reply.service_tier is not None else None
     events: list[Event] = [Start("", "", service_tier=tier)]
@@ -282,7 +281,7 @@ class StreamReader:
             return Frame(message.raw, (Failed(error.kind, said, message.payload),))
         try:
             events = self._read(message.text(":event-type"), message.payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Frame(message.raw, (), unread=True)
         if not self._started:
             self._started = True
@@ -347,8 +346,3 @@ class StreamReader:
         if delta.citation is not None:
             return (_citation(delta.citation),)
         return (Opaque("contentBlockDelta"),)
-
-
-def glimpse(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Of a reply's events those that are no content."""
-    return tuple(event for event in events if isinstance(event, Start | Finish | UsageSeen | End))

@@ -15,7 +15,7 @@ import msgspec
 from mainstay.core.errors import Invalid, Unsupported
 from mainstay.core.model import ModelFacts
 from mainstay.core.request import Reasoning, Request, Tool
-from mainstay.wire.anthropic_models import hides_thinking, takes_xhigh, thinking_form
+from mainstay.wire.anthropic_models import hides_thinking, one_sampling_knob, takes_xhigh, thinking_form
 from mainstay.wire.bedrock_messages import Conversation, Json, Vendor, cache_point, vendor
 from mainstay.wire.dialect import Fate, Field, Written
 
@@ -66,39 +66,41 @@ EXPRESSES: Mapping[str, Fate] = {
 # Tokens of thinking for a Claude model that takes a budget, by the effort asked for.
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
 _LEAST_BUDGET = 1024
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"n": (1,), "logprobs": (False,), "verbosity": ("medium",)}
+_NEUTRAL: Mapping[str, Any] = {
+    "n": 1,
+    "logprobs": False,
+    "verbosity": "medium",
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+}
+"""Values that ask for nothing special, and so are no reason to refuse."""
 
 
 def write_request(request: Request, model: str, facts: ModelFacts) -> Written:
     """The canonical request as a Converse body. Raises ``Unsupported`` for what it cannot say."""
     made_by = vendor(model)
-    _refuse(request, facts)
+    _refuse(request)
     writing = Conversation(made_by)
     writing.dropped.update(request.hints)
     body: Json = {"messages": writing.messages(request.messages)}
     if writing.system:
         body["system"] = writing.system
-    config: Json = {
-        name: value
-        for name, value in (
-            ("maxTokens", request.max_tokens),
-            ("temperature", request.temperature),
-            ("topP", request.top_p),
-            ("stopSequences", list(request.stop)),
-        )
-        if value not in (None, [])
-    }
+    config = _inference(request, model, facts, writing.dropped)
     if config:
         body["inferenceConfig"] = config
     more: Json = {}
     _tools(request, writing, body, more)
     if request.top_k is not None:
+        if facts.sampling is False:
+            raise Unsupported("this model takes no sampling options; leave it out", field="top_k")
         _top_k(request.top_k, made_by, more)
     output: Json = {}
     if request.format is not None:
         output["textFormat"] = _format(request)
     if request.reasoning is not None:
-        _reasoning(request.reasoning, request.max_tokens, model, made_by, more, output, writing.dropped)
+        _reasoning(request.reasoning, config.get("maxTokens"), model, made_by, more, output, writing.dropped)
     if output:
         body["outputConfig"] = output
     if more:
@@ -110,19 +112,40 @@ def write_request(request: Request, model: str, facts: ModelFacts) -> Written:
     return Written(msgspec.json.encode(body), tuple(sorted(writing.dropped)))
 
 
-def _refuse(request: Request, facts: ModelFacts) -> None:
+def _refuse(request: Request) -> None:
     for name, fate in EXPRESSES.items():
         value = getattr(request, name)
-        if fate == "refused" and value is not None and value not in _NEUTRAL.get(name, ()) and value != {}:
+        if fate == "refused" and value is not None and value != _NEUTRAL.get(name):
             raise Unsupported("Bedrock has no such setting; leave it out", field=name)
     if request.temperature is not None and request.temperature > 1:
         raise Unsupported("Bedrock takes a temperature from 0 to 1", field="temperature")
-    if facts.sampling is False:
-        for name in ("temperature", "top_p", "top_k"):
-            if getattr(request, name) is not None:
-                raise Unsupported("this model has no such setting; leave it out", field=name)
     if request.format is not None and request.format.kind == "json":
         raise Unsupported("Bedrock takes a JSON Schema, not any JSON; give the schema", field="format")
+
+
+def _inference(request: Request, model: str, facts: ModelFacts, dropped: set[str]) -> Json:
+    temperature, top_p, limit = request.temperature, request.top_p, request.max_tokens
+    if temperature is not None and top_p is not None and one_sampling_knob(model):
+        # 1 asks for nothing, and together with the other one it is refused.
+        if top_p == 1:
+            top_p = None
+        elif temperature == 1:
+            temperature = None
+    config: Json = {}
+    if limit is not None:  # the model could not write more anyway, and Bedrock would refuse the whole request
+        config["maxTokens"] = limit if facts.max_output is None else min(limit, facts.max_output)
+    for name, theirs, value in (("temperature", "temperature", temperature), ("top_p", "topP", top_p)):
+        if value is None:
+            continue
+        if facts.sampling is not False:
+            config[theirs] = value
+        elif value == 1:
+            dropped.add(name)
+        else:
+            raise Unsupported("this model takes no sampling options; leave it out", field=name)
+    if request.stop:
+        config["stopSequences"] = list(request.stop)
+    return config
 
 
 def _format(request: Request) -> Json:

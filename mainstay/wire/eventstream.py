@@ -20,6 +20,7 @@ HEADERS_LIMIT = 128 * 1024
 HeaderValue = bool | int | bytes | str | datetime | UUID
 
 _PRELUDE = struct.Struct(">III")  # length of the message, length of its headers, checksum of these two
+_KNOWN = 32  # header blocks that are remembered
 _OVERHEAD = _PRELUDE.size + 4
 _INTEGERS = {2: struct.Struct(">b"), 3: struct.Struct(">h"), 4: struct.Struct(">i"), 5: struct.Struct(">q")}
 _TIME = struct.Struct(">q")
@@ -30,7 +31,7 @@ class Message(NamedTuple):
     """One message: ``raw`` are its exact bytes, checksums included."""
 
     raw: bytes
-    headers: dict[str, HeaderValue]
+    headers: Mapping[str, HeaderValue]
     payload: bytes
 
     def text(self, name: str) -> str:
@@ -42,12 +43,13 @@ class Message(NamedTuple):
 class Messages:
     """Cuts a stream of bytes into messages, however it was cut, and checks both checksums of each."""
 
-    __slots__ = ("_buffer", "_checked", "_limit")
+    __slots__ = ("_buffer", "_checked", "_known", "_limit")
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._buffer = bytearray()
         self._limit = limit
         self._checked = False  # the prelude at the start of the buffer is known to be good
+        self._known: dict[bytes, dict[str, HeaderValue]] = {}  # a stream repeats a handful of header blocks
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes.
@@ -66,12 +68,27 @@ class Messages:
                 self._checked = True
             if len(buffer) - at < length:
                 break
-            messages.append(_message(bytes(buffer[at : at + length]), headers_length))
+            messages.append(self._message(bytes(buffer[at : at + length]), headers_length))
             self._checked = False
             at += length
         if at:
             del buffer[:at]
         return messages
+
+    def _message(self, raw: bytes, headers_length: int) -> Message:
+        if crc32(raw[:-4]) != int.from_bytes(raw[-4:], "big"):
+            raise _unreadable("the checksum of a message is wrong")
+        end = _PRELUDE.size + headers_length
+        block = raw[_PRELUDE.size : end]
+        headers = self._known.get(block)
+        if headers is None:
+            try:
+                headers = _headers(raw, _PRELUDE.size, end)
+            except (struct.error, IndexError, OverflowError, OSError, ValueError) as error:
+                raise _unreadable("the headers of a message cannot be read") from error
+            if len(self._known) < _KNOWN:
+                self._known[block] = headers
+        return Message(raw, headers, raw[end:-4])
 
     @property
     def pending(self) -> int:
@@ -96,17 +113,6 @@ def encode(headers: Mapping[str, HeaderValue], payload: bytes) -> bytes:
     lengths = struct.pack(">II", length, len(block))
     message = lengths + struct.pack(">I", crc32(lengths)) + block + payload
     return message + struct.pack(">I", crc32(message))
-
-
-def _message(raw: bytes, headers_length: int) -> Message:
-    if crc32(raw[:-4]) != int.from_bytes(raw[-4:], "big"):
-        raise _unreadable("the checksum of a message is wrong")
-    end = _PRELUDE.size + headers_length
-    try:
-        headers = _headers(raw, _PRELUDE.size, end)
-    except (struct.error, IndexError, OverflowError, OSError, ValueError) as error:
-        raise _unreadable("the headers of a message cannot be read") from error
-    return Message(raw, headers, raw[end:-4])
 
 
 def _headers(raw: bytes, at: int, end: int) -> dict[str, HeaderValue]:

@@ -9,7 +9,7 @@ import msgspec
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import FailureKind, Invalid, MainstayError, Unsupported, UpstreamFailed
-from mainstay.core.event import Event
+from mainstay.core.event import End, Event, Finish, Start, UsageSeen
 from mainstay.core.model import ModelFacts
 from mainstay.core.request import Request
 from mainstay.wire import gemini_reading, gemini_reply, gemini_request, gemini_writing
@@ -79,7 +79,8 @@ class Gemini:
 
     def glance(self, operation: str, body: bytes) -> tuple[Event, ...]:
         """Of a plain reply: Start, Finish, UsageSeen, End; no content."""
-        return gemini_reply.glimpse(gemini_reply.read_reply(body))
+        events = gemini_reply.read_reply(body)
+        return tuple(event for event in events if isinstance(event, Start | Finish | UsageSeen | End))
 
     def read_reply(self, body: bytes) -> tuple[Event, ...]:
         """A whole plain reply as events. Raises ``UpstreamFailed``."""

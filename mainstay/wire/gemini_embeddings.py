@@ -62,7 +62,7 @@ def read_embeddings(reply: bytes, request: bytes, model: str) -> tuple[bytes, Us
     texts = _texts(asked)
     try:
         read = _decoder.decode(reply)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamFailed("unreadable", f"the provider's reply holds no embeddings: {error}") from None
     if len(read.embeddings) != len(texts):
         raise UpstreamFailed("unreadable", f"the provider sent {len(read.embeddings)} vectors for {len(texts)} texts")

@@ -71,7 +71,7 @@ def read_error_body(body: bytes, status: int | None) -> GoogleError | None:
     """What an error body means, by its own status and else by the HTTP ``status``; None if it is not Google's."""
     try:
         decoded = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if isinstance(decoded, list):
         if not decoded:

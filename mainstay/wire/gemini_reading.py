@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -27,10 +28,12 @@ from mainstay.core.request import (
 from mainstay.wire.gemini_request import CONFIG, FIELDS, INTEGERS, SIGNED, UNSIGNED, Json
 from mainstay.wire.json_shape import as_list, as_object, decode_object
 
+_UNDERSCORED = re.compile(r"_([a-z])")
+
 
 def read_request(body: bytes) -> Request:
     """A generateContent body as a canonical request. Raises ``Invalid`` or ``Unsupported`` naming the field."""
-    content = decode_object(body)
+    content = _message(decode_object(body), "the body")
     hints: Json = {}
     for name, value in content.items():
         field = FIELDS.get(name)
@@ -40,19 +43,19 @@ def read_request(body: bytes) -> Request:
             hints[name] = value
     messages: list[Message] = []
     if "systemInstruction" in content:
-        parts = as_list(as_object(content["systemInstruction"], "systemInstruction").get("parts"), "systemInstruction")
+        parts = as_list(_message(content["systemInstruction"], "systemInstruction").get("parts"), "systemInstruction")
         messages.append(Message("system", tuple(_read_part(part) for part in parts)))
     for turn in as_list(content.get("contents"), "contents"):
-        messages.extend(_read_turn(as_object(turn, "contents")))
+        messages.extend(_read_turn(_message(turn, "contents")))
     if not messages:
         raise Invalid("there must be at least one turn", field="contents")
     return Request(
         model=str(content.get("model", "")).removeprefix("models/"),
         messages=tuple(messages),
         tools=tuple(_read_tools(as_list(content.get("tools"), "tools"))),
-        tool_choice=_read_choice(as_object(content.get("toolConfig") or {}, "toolConfig")),
+        tool_choice=_read_choice(_message(content.get("toolConfig") or {}, "toolConfig")),
         hints=hints,
-        **_read_config(as_object(content.get("generationConfig") or {}, "generationConfig")),
+        **_read_config(_message(content.get("generationConfig") or {}, "generationConfig")),
     )
 
 
@@ -76,7 +79,7 @@ def _read_config(config: Json) -> Json:
         values["format"] = Format("json")
     thinking = config.get("thinkingConfig")
     if thinking is not None:
-        values["reasoning"] = _read_thinking(as_object(thinking, "generationConfig.thinkingConfig"))
+        values["reasoning"] = _read_thinking(_message(thinking, "generationConfig.thinkingConfig"))
     return values
 
 
@@ -94,18 +97,18 @@ def _read_thinking(thinking: Json) -> Reasoning:
 
 def _read_tools(tools: list[Any]) -> Iterable[Tool]:
     for item in tools:
-        tool = as_object(item, "tools")
+        tool = _message(item, "tools")
         for name in tool:
             if name != "functionDeclarations":
                 raise Unsupported("Google's own tools do not exist elsewhere; leave them out", field=f"tools.{name}")
         for entry in as_list(tool.get("functionDeclarations"), "tools"):
-            declaration = as_object(entry, "tools")
+            declaration = _message(entry, "tools")
             parameters = declaration.get("parametersJsonSchema") or declaration.get("parameters")
             yield Tool(str(declaration.get("name", "")), declaration.get("description"), parameters)
 
 
 def _read_choice(config: Json) -> ToolChoice | None:
-    calling = as_object(config.get("functionCallingConfig") or {}, "toolConfig")
+    calling = _message(config.get("functionCallingConfig") or {}, "toolConfig")
     mode, allowed = calling.get("mode"), as_list(calling.get("allowedFunctionNames"), "toolConfig")
     if mode is None or mode == "MODE_UNSPECIFIED":
         return None
@@ -124,12 +127,12 @@ def _read_turn(turn: Json) -> Iterable[Message]:
     role = "assistant" if turn.get("role") == "model" else "user"
     parts: list[Part] = []
     for item in as_list(turn.get("parts"), "contents.parts"):
-        part = as_object(item, "contents.parts")
+        part = _message(item, "contents.parts")
         if "functionResponse" in part:
             if parts:
                 yield Message(role, tuple(parts))
                 parts = []
-            result = _read_result(as_object(part["functionResponse"], "contents.parts.functionResponse"))
+            result = _read_result(_message(part["functionResponse"], "contents.parts.functionResponse"))
             yield Message("tool", (result,))
             continue
         signature = part.get("thoughtSignature")
@@ -166,15 +169,15 @@ def _read_result(result: Json) -> ToolResult:
 
 
 def _read_part(item: Any) -> Part:
-    part = as_object(item, "contents.parts")
+    part = _message(item, "contents.parts")
     if "text" in part:
         return Text(str(part["text"]))
     if "functionCall" in part:
-        call = as_object(part["functionCall"], "contents.parts.functionCall")
+        call = _message(part["functionCall"], "contents.parts.functionCall")
         name = str(call.get("name", ""))
         return ToolCall(str(call.get("id") or name), name, msgspec.json.encode(call.get("args") or {}).decode())
     if "inlineData" in part or "fileData" in part:
-        media = as_object(part.get("inlineData") or part.get("fileData"), "contents.parts")
+        media = _message(part.get("inlineData") or part.get("fileData"), "contents.parts")
         media_type, data, url = media.get("mimeType"), media.get("data"), media.get("fileUri")
         kind = str(media_type or "").partition("/")[0]
         if kind == "audio" and data is not None:
@@ -183,3 +186,10 @@ def _read_part(item: Any) -> Part:
             return Image(url=url, data=data, media_type=media_type)
         return Document(url=url, data=data, media_type=media_type)
     raise Unsupported("this kind of part does not exist elsewhere", field=f"contents.parts.{next(iter(part), '')}")
+
+
+def _message(value: Any, where: str) -> Json:
+    """An object of Google's, whose names may be written in camel case or, as its SDKs do, with underscores."""
+    return {
+        _UNDERSCORED.sub(lambda found: found[1].upper(), name): item for name, item in as_object(value, where).items()
+    }

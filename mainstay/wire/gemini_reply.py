@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -179,22 +178,25 @@ class _Choice:
 class _Events:
     """Turns the chunks of one reply into events."""
 
-    __slots__ = ("_choices", "_id", "_started", "blocked")
+    __slots__ = ("_choices", "_going", "_id", "_started", "blocked", "failed")
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
+        self._going = 0  # candidates that were seen and have not ended
         self._started = False
         self._id = ""
         self.blocked = False
+        self.failed = False
 
     @property
     def complete(self) -> bool:
         """Every candidate that was seen has ended, or the prompt was blocked."""
-        return self.blocked or (bool(self._choices) and all(choice.finished for choice in self._choices.values()))
+        return self._going == 0 and (self.blocked or bool(self._choices))
 
     def of(self, reply: _Reply, raw: bytes) -> list[Event]:
         events: list[Event] = []
         if reply.error is not None:
+            self.failed = True
             error = meaning(reply.error, None)
             return [Failed(error.kind, error.message, raw)]
         if not self._started:
@@ -216,7 +218,8 @@ class _Events:
         choice = self._choices.get(number)
         if choice is None:
             choice = self._choices[number] = _Choice()
-        logprobs = _logprobs(candidate.logprobs_result)
+            self._going += 1
+        logprobs = None if candidate.logprobs_result is None else _logprobs(candidate.logprobs_result)
         if candidate.content is not None:
             for part in candidate.content.parts or ():
                 if part.text and not part.thought and logprobs:
@@ -226,9 +229,12 @@ class _Events:
                     self._part(part, number, choice, events, None)
         if logprobs:
             events.append(TextDelta("", number, logprobs))
-        self._citations(candidate, number, choice, events)
+        if candidate.grounding_metadata is not None or candidate.citation_metadata is not None:
+            self._citations(candidate, number, choice, events)
         if candidate.finish_reason:
-            choice.finished = True
+            if not choice.finished:
+                choice.finished = True
+                self._going -= 1
             native = candidate.finish_reason
             reason = FINISH.get(native, "other")
             if reason == "stop" and choice.calls:
@@ -312,8 +318,8 @@ def _epoch(time: str | None) -> int:
         return 0
 
 
-def _logprobs(result: _Logprobs | None) -> tuple[Json, ...] | None:
-    if result is None or not result.chosen_candidates:
+def _logprobs(result: _Logprobs) -> tuple[Json, ...] | None:
+    if not result.chosen_candidates:
         return None
     tops = result.top_candidates or []
     entries: list[Json] = []
@@ -351,7 +357,7 @@ def read_reply(body: bytes) -> tuple[Event, ...]:
         reply = _reply_decoder.decode(body)
         reading = _Events()
         events = reading.of(reply, body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamFailed("unreadable", f"the provider's reply is not a generateContent reply: {error}") from None
     if reply.error is not None:
         error = meaning(reply.error, None)
@@ -364,12 +370,11 @@ def read_reply(body: bytes) -> tuple[Event, ...]:
 class StreamReader:
     """Reads one streamed reply. Gemini has no event that ends a stream: a finish reason for every candidate does."""
 
-    __slots__ = ("_events", "_failed", "_splitter", "done")
+    __slots__ = ("_events", "_splitter", "done")
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self._splitter = SseSplitter(limit)
         self._events = _Events()
-        self._failed = False
         self.done = False
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -389,13 +394,7 @@ class StreamReader:
             return Frame(event.raw, (Opaque("comment"),))
         try:
             events = self._events.of(_reply_decoder.decode(data), data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Frame(event.raw, (), unread=True)
-        self._failed = self._failed or any(type(item) is Failed for item in events)
-        self.done = self._events.complete and not self._failed
+        self.done = self._events.complete and not self._events.failed
         return Frame(event.raw, tuple(events))
-
-
-def glimpse(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Of a reply's events those that are no content."""
-    return tuple(event for event in events if isinstance(event, Start | Finish | UsageSeen | End))

@@ -121,7 +121,7 @@ Json = dict[str, Any]
 
 def write_request(request: Request, model: str, facts: ModelFacts) -> Written:
     """The canonical request as a generateContent body. Raises ``Unsupported`` for what it cannot say."""
-    _refuse(request, facts)
+    _refuse(request)
     dropped: set[str] = set(request.hints)
     if request.cache_prompt is not None:
         dropped.add("cache_prompt")
@@ -137,27 +137,23 @@ def write_request(request: Request, model: str, facts: ModelFacts) -> Written:
         if choice.mode == "named":
             calling["allowedFunctionNames"] = [choice.name]
         body["toolConfig"] = {"functionCallingConfig": calling}
-    config = _config(request, model, dropped)
+    config = _config(request, model, facts, dropped)
     if config:
         body["generationConfig"] = config
     return Written(msgspec.json.encode(body), tuple(sorted(dropped)))
 
 
-def _refuse(request: Request, facts: ModelFacts) -> None:
-    if request.parallel_tools is False and request.tools:
+def _refuse(request: Request) -> None:
+    if request.parallel_tools is False:
         raise Unsupported(
             "Gemini cannot be kept from calling several tools at once; leave it out", field="parallel_tools"
         )
-    if request.min_p is not None:
+    if request.min_p:
         raise Unsupported("Gemini has no such setting; leave it out or use top_p", field="min_p")
     if request.logit_bias:
         raise Unsupported("Gemini cannot favour single tokens; leave it out", field="logit_bias")
     if request.verbosity not in (None, "medium"):
         raise Unsupported("Gemini has no such setting; say it in the prompt", field="verbosity")
-    if facts.sampling is False:
-        for name in ("temperature", "top_p", "top_k"):
-            if getattr(request, name) is not None:
-                raise Unsupported("this model has no such setting; leave it out", field=name)
     choice = request.tool_choice
     if choice is not None and not request.tools and choice.mode in ("required", "named"):
         raise Invalid("a tool must be called, but there are no tools; add tools or leave it out", field="tool_choice")
@@ -165,10 +161,17 @@ def _refuse(request: Request, facts: ModelFacts) -> None:
         raise Invalid(f"there is no tool called {choice.name!r}", field="tool_choice")
 
 
-def _config(request: Request, model: str, dropped: set[str]) -> Json:
+def _config(request: Request, model: str, facts: ModelFacts, dropped: set[str]) -> Json:
     config: Json = {}
     for theirs, ours in CONFIG.items():
         value = getattr(request, ours)
+        if facts.sampling is False and ours in ("temperature", "top_p", "top_k") and value is not None:
+            if value != 1 or ours == "top_k":
+                raise Unsupported("this model takes no sampling options; leave it out", field=ours)
+            dropped.add(ours)
+            continue
+        if ours == "max_tokens" and value is not None and facts.max_output is not None:
+            value = min(value, facts.max_output)  # the model could not write more anyway
         if value is not None and not (ours == "n" and value == 1) and not (ours == "logprobs" and not value):
             config[theirs] = value
     if request.stop:
@@ -269,10 +272,10 @@ def _stand_in(turns: list[tuple[str, list[Json]]]) -> None:
                 call["thoughtSignature"] = UNSIGNED
 
 
-def _model_parts(parts: Iterable[Part], names: dict[str, str], dropped: set[str]) -> list[Json]:
+def _model_parts(parts: Sequence[Part], names: dict[str, str], dropped: set[str]) -> list[Json]:
     written: list[Json] = []
     signature: str | None = None
-    for part in parts:
+    for index, part in enumerate(parts):
         if isinstance(part, Thinking):
             signature = _thought(part, written, signature, dropped)
             continue
@@ -285,7 +288,7 @@ def _model_parts(parts: Iterable[Part], names: dict[str, str], dropped: set[str]
             if isinstance(part, Text) and not part.text:
                 continue
             json = _plain_part(part, dropped)
-        if signature is not None:
+        if signature is not None and not (isinstance(part, Text) and _call_is_next(parts[index + 1 :])):
             json["thoughtSignature"] = signature
             signature = None
         written.append(json)
@@ -294,19 +297,32 @@ def _model_parts(parts: Iterable[Part], names: dict[str, str], dropped: set[str]
     return written
 
 
+def _call_is_next(parts: Iterable[Part]) -> bool:
+    """Whether a call comes before any further signature: in formats that put all reasoning first, it is the call's."""
+    for part in parts:
+        if isinstance(part, ToolCall) or _own_signature(part) is not None:
+            return isinstance(part, ToolCall)
+    return False
+
+
+def _own_signature(part: Part) -> str | None:
+    """The signature as Gemini made it; None if it is another provider's, or none."""
+    if isinstance(part, Thinking) and part.signature is not None and part.signature.startswith(SIGNED):
+        return part.signature[len(SIGNED) :]
+    return None
+
+
 def _thought(part: Thinking, written: list[Json], waiting: str | None, dropped: set[str]) -> str | None:
     """Write the text of ``part``; return the signature that waits for the next part."""
-    ours = part.signature is not None and part.signature.startswith(SIGNED)
-    if part.redacted or (part.signature is not None and not ours):
+    own = _own_signature(part)
+    if own is None and (part.redacted or part.signature is not None):
         dropped.add("thinking")
-    if part.redacted:
-        return waiting
-    if waiting is not None and (part.text or ours):
+    if waiting is not None and (part.text or own is not None):
         _sign_last(written, waiting)
         waiting = None
     if part.text:
         written.append({"text": part.text, "thought": True})
-    return part.signature[len(SIGNED) :] if ours and part.signature is not None else waiting
+    return waiting if own is None else own
 
 
 def _sign_last(written: list[Json], signature: str) -> None:

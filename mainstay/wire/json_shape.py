@@ -13,7 +13,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     """The JSON object that ``body`` is. Raises ``Invalid`` if it is none."""
     try:
         value: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
     return as_object(value, "the body")
 
@@ -38,7 +38,7 @@ def arguments(text: str) -> msgspec.Raw:
     """The JSON text of a tool call's arguments, to be put into a body. Raises ``Invalid`` if it is no object."""
     try:
         value: Any = msgspec.json.decode(text) if text.strip() else {}
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Invalid("the arguments of a tool call are not a JSON object", field="messages")

@@ -74,8 +74,8 @@ def requests(draw: st.DrawFn) -> Request:
     tools, choice = draw(toolboxes(strict=True)) if used or draw(st.booleans()) else ((), None)
     optional: dict[str, st.SearchStrategy[Any]] = {
         "max_tokens": st.integers(2000, 10**6),
-        "temperature": st.floats(0, 1),
-        "top_p": st.floats(0, 1),
+        "temperature": st.floats(0, 1, exclude_max=True),
+        "top_p": st.floats(0, 1, exclude_max=True),
         "top_k": st.integers(1, 500),
         "stop": st.lists(texts, max_size=4).map(tuple),
         "parallel_tools": st.just(False) if tools else st.none(),
@@ -128,7 +128,21 @@ def test_what_cannot_be_said_is_refused_by_name(name: str, value: Any) -> None:
 
 
 def test_what_means_nothing_is_not_refused() -> None:
-    assert body(replace(HELLO, n=1, logprobs=False, verbosity="medium", logit_bias={})) == body(HELLO)
+    neutral = replace(HELLO, n=1, logprobs=False, verbosity="medium", logit_bias={}, presence_penalty=0, min_p=0.0)
+    assert body(neutral) == body(HELLO)
+
+
+def test_one_sampling_option_for_newer_claude_models() -> None:
+    both = replace(HELLO, temperature=1.0, top_p=0.5)
+    assert body(both)["inferenceConfig"] == {"topP": 0.5}
+    assert body(replace(HELLO, temperature=0.5, top_p=1.0))["inferenceConfig"] == {"temperature": 0.5}
+    assert body(both, NOVA)["inferenceConfig"] == {"temperature": 1.0, "topP": 0.5}
+
+
+def test_the_answer_is_bounded_by_what_the_model_can_write() -> None:
+    long = replace(HELLO, max_tokens=10**6)
+    assert body(long, facts=ModelFacts(max_output=8192))["inferenceConfig"] == {"maxTokens": 8192}
+    assert body(long)["inferenceConfig"] == {"maxTokens": 10**6}
 
 
 @pytest.mark.parametrize(
@@ -311,6 +325,7 @@ def test_thoughts_of_other_providers_are_left_out_and_named() -> None:
     thinking = (
         Thinking("a", "gemini:QUJD"),
         Thinking("b", "gAAAA", id="rs_1"),
+        Thinking("b", "openai.gAAAA"),
         Thinking("c"),
         Thinking("", "", redacted=True, id="rs_2"),
     )
@@ -406,6 +421,9 @@ def test_a_model_without_sampling_gets_none() -> None:
     with pytest.raises(Unsupported) as caught:
         body(replace(HELLO, top_p=0.5), facts=ModelFacts(sampling=False))
     assert caught.value.field == "top_p"
+    written = BEDROCK.write_request(replace(HELLO, temperature=1.0), CLAUDE, ModelFacts(sampling=False))
+    assert written.dropped == ("temperature",)
+    assert b"temperature" not in written.body
 
 
 @pytest.mark.parametrize(
