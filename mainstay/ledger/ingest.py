@@ -193,8 +193,12 @@ class Ingest:
     async def paused(self) -> AsyncGenerator[None]:
         """Everything that was journalled is in segments, and nothing is taken in within."""
         async with self._busy:
-            while await self._turn():
-                pass
+            more = True
+            while more:
+                more = await self._turn()
+                if self._ledger.fresh_rows >= self._flush_rows:  # nothing is read above the limit
+                    await self._flush()
+                    more = True
             await self._flush()
             yield
 

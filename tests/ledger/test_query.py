@@ -172,8 +172,7 @@ async def test_a_segment_of_an_older_version_is_read_with_nulls(control: Control
     old = duckdb.connect()
     old.execute(
         'COPY (SELECT v, id, "at", operation, dialect, stream, status, outcome, tags, 3 AS unheard_of, '
-        "[{'target': 'small', 'at': 5}] AS attempts FROM read_parquet(?)) TO ? (FORMAT parquet)",
-        [str(path), str(path) + ".old"],
+        f"[{{'target': 'small', 'at': 5}}] AS attempts FROM read_parquet('{path}')) TO '{path}.old' (FORMAT parquet)"
     )
     Path(str(path) + ".old").replace(path)
     await flushed(control, record(1))
