@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _BURST = 16
 _LINGER_BYTES = 1024 * 1024
 _OUTQ: int | None = getattr(termios, "TIOCOUTQ", None)
+# A shape that is an error both to who expects OpenAI's and to who expects Anthropic's: the path may not be known yet.
+_REFUSAL = b'{"type":"error","error":{"type":"%b","message":"%b","param":null,"code":"http_%d"}}\n'
+_KINDS = {413: b"request_too_large", 503: b"overloaded_error"}
 _PLAIN = [("content-type", "text/plain; charset=utf-8")]
 
 
@@ -272,7 +275,8 @@ class Connection(Incoming):
         headers = [("content-type", "application/json")]
         if reject.retry_after is not None:
             headers.append(("retry-after", str(reject.retry_after)))
-        body = b'{"error":{"message":"%b","type":"invalid_request_error","code":"http_%d"}}\n' % (
+        body = _REFUSAL % (
+            _KINDS.get(reject.status, b"invalid_request_error"),
             reject.message.encode("ascii", "replace"),
             reject.status,
         )

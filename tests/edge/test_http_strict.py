@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,6 +163,10 @@ async def test_a_bad_request_is_refused_and_the_connection_closed(case: str) -> 
         reply = await client.reply()
         assert reply.status == status, reply
         assert reply.headers["connection"] == "close"
+        told = json.loads(reply.body)
+        assert told["type"] == "error"
+        assert told["error"]["message"]
+        assert told["error"]["type"] == ("request_too_large" if status == 413 else "invalid_request_error")
         assert await client.ended()
         assert not rig.seen
 
