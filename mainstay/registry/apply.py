@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstay.core.artifact import Artifact, Put
 from mainstay.core.clock import Clock
-from mainstay.core.errors import BadConfig, Invalid
+from mainstay.core.errors import BadConfig, Invalid, MainstayError
 from mainstay.registry import kinds
 from mainstay.registry.artifacts import Artifacts
 from mainstay.registry.bundle import Checked
@@ -59,13 +59,13 @@ class People(Protocol):
 
 
 class Sealer(Protocol):
-    """Encrypts what must not be readable in the database or a Snapshot."""
+    """Encrypts what must not be readable in the database or a Snapshot; ``access.secrets.Vault`` is one."""
 
     def seal(self, text: str, /) -> str:
         """``text``, unreadable."""
         ...
 
-    def unseal(self, sealed: str, /) -> str:
+    def open(self, sealed: str, /) -> str:
         """What was sealed. Raises ``MainstayError`` or ``ValueError`` if it cannot be opened."""
         ...
 
@@ -243,8 +243,8 @@ class Applier:
 
         def remember(old: str) -> str:
             try:
-                known[self._sealer.unseal(old)] = old
-            except Exception:  # sealed with a master key that is gone: seal it anew
+                known[self._sealer.open(old)] = old
+            except (MainstayError, ValueError):  # sealed with a master key that is gone: seal it anew
                 return old
             return old
 
@@ -321,7 +321,10 @@ def _flat(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _short(values: Mapping[str, Any], path: str) -> str:
     if path not in values:
         return "(default)"
-    text = json.dumps(values[path], ensure_ascii=False)
+    value = values[path]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -12,6 +12,7 @@ from mainstay.core.artifact import Artifact, digest
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, NotFound
 from mainstay.registry import kinds
+from mainstay.registry.pricebook import PriceBook
 from mainstay.store import behaviour
 
 KINDS: Mapping[str, type[kinds.Body]] = {
@@ -19,6 +20,7 @@ KINDS: Mapping[str, type[kinds.Body]] = {
     "model": kinds.Model,
     "route": kinds.Route,
     "budget": kinds.NamedBudget,
+    "price_book": PriceBook,
 }
 """The kinds of artifact that this room knows, with the types of their bodies."""
 

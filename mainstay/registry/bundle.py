@@ -98,6 +98,8 @@ def _items(document: Document, problem: crosscheck.Report) -> dict[str, list[Ite
         problem((), f"expected sections such as providers: and models:; there are {', '.join(_SECTIONS)}")
         return items
     for section, entries in cast(dict[str, Any], value).items():
+        if section.startswith("x-"):
+            continue  # a place for anchors
         if section not in _SECTIONS:
             hint = meant(section, _SECTIONS) or f"; there are {', '.join(_SECTIONS)}"
             problem((section,), f'unknown section "{section}"{hint}')

@@ -40,6 +40,10 @@ class Place:
     unset: bool = False  # it names an environment variable that is not set
     literal: bool = True  # no environment variable stands in it
 
+    def lacks(self) -> bool:
+        """Whether a variable that is not set stands anywhere in it."""
+        return self.unset or any(place.lacks() for place in self.inside.values())
+
 
 @dataclass(slots=True)
 class Document:
@@ -77,6 +81,7 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+_BARE = re.compile(r"""[:,\[]\s*\$\{""")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\Z", re.DOTALL)
 _STR = "tag:yaml.org,2002:str"
 _KNOWN_TAGS = (_STR, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
@@ -104,7 +109,7 @@ def read(content: str | bytes, env: Mapping[str, str]) -> Document:
             return _nothing(*too_much)
         node: yaml.Node | None = cast(Any, yaml).compose(content, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        return _nothing(*_syntax(error))
+        return _nothing(*_syntax(error, content))
     except yaml.YAMLError as error:
         at = getattr(error, "position", None)
         line = content[:at].count("\n") + 1 if isinstance(at, int) else 1
@@ -135,7 +140,7 @@ def _nothing(line: int, sentence: str) -> Document:
     return Document(None, Place(line), [(line, sentence)])
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> tuple[int, str]:
+def _syntax(error: yaml.MarkedYAMLError, content: str) -> tuple[int, str]:
     mark = error.problem_mark or error.context_mark
     line = 1 if mark is None else mark.line + 1
     problem = (error.problem or "not YAML").strip()
@@ -144,7 +149,9 @@ def _syntax(error: yaml.MarkedYAMLError) -> tuple[int, str]:
     context = f" {error.context.strip()}" if error.context else ""
     if "expected a single document" in f"{context} {problem}":
         return line, "a second document begins here; put each bundle in a file of its own"
-    return line, f"not YAML{context}: {problem}"
+    written = content.splitlines()[line - 1 : line]
+    hint = '; within { } or [ ] put quotes around "${NAME}"' if written and _BARE.search(written[0]) else ""
+    return line, f"not YAML{context}: {problem}{hint}"
 
 
 def _measure(content: str) -> tuple[int, str] | None:

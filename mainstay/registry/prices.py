@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mainstay.core.clock import Clock
@@ -136,6 +137,14 @@ async def put(
     """Put ``book`` in force; False if just this one was. Its kind must be known to ``artifacts``."""
     artifact = await artifacts.put(connection, KIND, NAME, book, by=by, why=why)
     return await channels.move(connection, KIND, NAME, artifact.digest, by=by, why=why) is not None
+
+
+async def current(connection: AsyncConnection, channels: Channels) -> PriceBook:
+    """The book in force, else the one of the package."""
+    for artifact in await channels.in_force(connection):
+        if artifact.kind == KIND and artifact.name == NAME:
+            return msgspec.convert(artifact.body, PriceBook)
+    return await asyncio.to_thread(packaged)
 
 
 def _download(url: str) -> bytes:

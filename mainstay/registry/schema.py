@@ -138,8 +138,9 @@ all or nothing. Every section is optional. Unknown keys are refused. What an ear
 this one no longer has is removed.
 
 `${NAME}` in any value stands for an environment variable, `${NAME:-default}` for one that may be unset or empty, and
-`$${` for the characters `${` themselves. Unquoted, `${LIMIT}` may stand for a number. Plain values follow YAML 1.2:
-`off`, `yes` and dates are text. Anchors, aliases and `<<` work.
+`$${` for the characters `${` themselves; within `{ }` YAML wants quotes around it. It may stand for a number. Plain
+values follow YAML 1.2: `off`, `yes` and dates are text. Anchors, aliases and `<<` work; sections whose name begins with
+`x-` are a place for anchors and mean nothing else.
 
 Names of models and routes are one namespace: callers put either in `model`, and so do trees.
 """
@@ -183,6 +184,7 @@ def json_schema() -> dict[str, Any]:
             "description": there.get("description", ""),
             "anyOf": [{"type": "array", "items": {"$ref": f"#/$defs/{body.__name__}"}}, {"type": "null"}],
         }
+    definitions["Bundle"]["patternProperties"] = {"^x-": {}}
     definitions["Variable"] = {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}$"}
     for name, definition in definitions.items():
         if name not in ("Bundle", "Node", "Condition", "Variable"):

@@ -70,8 +70,9 @@ def checked(value: Any, kind: type[kinds.Body], document: Document, path: Path, 
         return None
     try:
         return msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:  # the walk knows fewer rules than msgspec: say it in its words
-        report(path, str(error))
+    except msgspec.ValidationError as error:
+        if not document.find(path).lacks():  # what lacks a variable was reported where it was read
+            report(path, str(error))
         return None
 
 
@@ -153,10 +154,8 @@ class _Walk:
 
     def _leaf(self, value: Any, kind: types.Type, path: Path) -> Any:
         if isinstance(value, Expanded):
-            # what a variable holds is text; where a number is wanted and no quotes stand around it, it is read as one
-            value = (
-                str(value) if isinstance(kind, types.StrType | types.LiteralType) or not value.plain else scalar(value)
-            )
+            # what a variable holds is text; where a number or true or false is wanted, it is read as one
+            value = str(value) if isinstance(kind, types.StrType | types.LiteralType) else scalar(value)
         try:
             if isinstance(kind, types.StrType):
                 rule = msgspec.Meta(pattern=kind.pattern) if kind.pattern else None
