@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from mainstay.access.keys import KeyRow
 from mainstay.core.errors import Forbidden
 from mainstay.core.money import usd
 from mainstay.edge.permissions import Caller
 from mainstay.registry import kinds
-from mainstay.store.keys import KeyRow
 
 if TYPE_CHECKING:
     from mainstay.control import Control
