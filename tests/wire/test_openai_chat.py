@@ -741,6 +741,12 @@ def test_a_users_content_is_written(parts: tuple[Any, ...], content: Any) -> Non
     assert written((Message("user", parts),))["messages"] == [{"role": "user", "content": content}]
 
 
+def test_a_call_without_arguments_is_valid_json() -> None:
+    message = written((Message("assistant", (ToolCall("a", "f", ""),)),))["messages"][0]
+    assert message["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert message["content"] is None
+
+
 def test_several_results_in_one_message_become_messages_of_their_own() -> None:
     message = Message("user", (ToolResult("a", (Text("1"),)), ToolResult("b", (Text("2"),)), Text("go on")))
     assert written((message,))["messages"] == [
@@ -915,6 +921,27 @@ def test_usage_of_many_vendors(more: dict[str, Any], expected: Usage) -> None:
     seen = [e.usage for e in CHAT.read_reply(json.dumps(body).encode()) if isinstance(e, UsageSeen)]
     assert seen == [expected]
     assert [e.usage for e in CHAT.glance("chat", json.dumps(body).encode()) if isinstance(e, UsageSeen)] == seen
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("reasoning", "r"),
+        ("reasoning_content", "r"),
+        ("refusal", "r"),
+        ("annotations", [{"type": "url_citation", "url_citation": {}}]),
+        ("thinking_blocks", [{"type": "redacted_thinking", "data": "d"}]),
+        ("reasoning_details", [{"type": "reasoning.encrypted", "data": "d"}]),
+        ("tool_calls", [{"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}}]),
+        ("function_call", {"name": "f"}),
+    ],
+)
+def test_what_comes_beside_text_is_seen(member: str, value: Any) -> None:
+    chunks = [{"content": "x"}, {"content": "y", member: value}]
+    stream = b"".join(b"data: %b\n\n" % json.dumps({"choices": [{"delta": delta}]}).encode() for delta in chunks)
+    events = read(stream)[1].events
+    assert len(events) == 2
+    assert TextDelta("y") in events
 
 
 def test_a_chunk_of_usage_alone_can_be_withheld() -> None:
