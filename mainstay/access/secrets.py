@@ -91,6 +91,10 @@ class Vault:
         """The key of key hashes, 64 hex digits; it follows from the master key and is stored nowhere in the clear."""
         return self._derived(b"pepper").hex()
 
+    def compaction_key(self) -> bytes:
+        """The key of compacted conversations, which callers keep for us: 32 bytes that follow from the master key."""
+        return self._derived(b"compaction")
+
     def seal(self, text: str) -> str:
         """``text`` made unreadable."""
         data = text.encode("utf-8", "surrogatepass")

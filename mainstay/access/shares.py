@@ -268,19 +268,24 @@ class Shares:
 
     async def _ask(self, pool: str, units: int, others: Mapping[str, int]) -> float | None:
         """Reclaim from these gateways at once; the soonest time at which one of them expects units."""
-        if self.reclaim is None or not others:
+        if not others:
             return None
         tasks = [
-            asyncio.ensure_future(self.reclaim(gateway, pool, min(units, most))) for gateway, most in others.items()
+            asyncio.ensure_future(self._reclaimed(gateway, pool, min(units, most))) for gateway, most in others.items()
         ]
-        done, late = await asyncio.wait(tasks, timeout=RECLAIM)
-        for task in late:
-            task.cancel()  # what it still gives back arrives as a Give
-        waits: list[float] = []
-        for task in done:
-            if not task.cancelled() and task.exception() is None and (wait := task.result()) is not None:
-                waits.append(wait)
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=RECLAIM)
+        finally:
+            for task in tasks:
+                task.cancel()  # what a late one still gives back arrives as a Give
+        waits = [wait for task in done if (wait := task.result()) is not None]
         return min(waits, default=None)
+
+    async def _reclaimed(self, gateway: str, pool: str, units: int) -> float | None:
+        try:
+            return None if self.reclaim is None else await self.reclaim(gateway, pool, units)
+        except ConnectionError:
+            return None
 
     async def _ask_all(self, found: Mapping[str, PoolRow], units: Mapping[str, int]) -> None:
         for pool, excess in units.items():

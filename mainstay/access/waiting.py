@@ -23,7 +23,7 @@ SOON = 0.25
 PATIENCE = 2.0
 """Seconds after which control, although connected, counts as away for every rule."""
 
-DRY = 0.1
+DRY = 0.02
 """Seconds for which control's word that nothing is left is believed without asking again."""
 
 MOST = 10_000

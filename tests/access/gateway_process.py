@@ -26,26 +26,31 @@ async def main(path: str, name: str) -> None:
     purse = Purse(clock)
     link = Link(path, name, purse, load=lambda digest, body: None, digest=lambda: None)
     running = asyncio.create_task(link.run())
-    while not link.connected:
+    while not link.connected:  # noqa: ASYNC110 - nothing but this test waits for it
         await asyncio.sleep(0.005)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    print(json.dumps({"ready": name}), flush=True)
+    say({"ready": name})
     holds: list[Hold] = []
     while line := (await reader.readline()).decode().split():
         if line[0] == "go":
             results = await asyncio.gather(*(one(purse, link, clock, int(line[2])) for _ in range(int(line[1]))))
             holds += [result for result in results if isinstance(result, Hold)]
-            print(json.dumps({"passed": len(holds), "refused": sum(result is None for result in results)}), flush=True)
+            say({"passed": len(holds), "refused": sum(result is None for result in results)})
         elif line[0] == "settle":
             charged = 0
             for hold in holds:
                 hold.settle(nano=int(line[1]))
                 charged += sum(hold.charges.values())
             holds.clear()
-            print(json.dumps({"charged": charged}), flush=True)
+            say({"charged": charged})
     running.cancel()
+
+
+def say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
 
 async def one(purse: Purse, link: Link, clock: Clock, nano: int) -> Hold | None:

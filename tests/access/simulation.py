@@ -10,7 +10,7 @@ from typing import Any
 
 from mainstay.access.hold import Hold
 from mainstay.access.purse import Purse
-from mainstay.access.rules import CONCURRENT, REQUESTS, TOKENS, USD, Rule, claims, parts
+from mainstay.access.rules import REQUESTS, USD, Rule, claims, parts
 from mainstay.access.shares import Shares
 from mainstay.core.clock import FixedClock
 from mainstay.core.errors import OverLimit
@@ -355,7 +355,9 @@ class World:
         """Deliver messages until there are none."""
         moved = True
         while moved:
-            moved = any([self.to_control(one) or self.to_gateway(one) for one in self.gateways])
+            moved = False
+            for one in self.gateways:
+                moved = self.to_control(one) or self.to_gateway(one) or moved
 
 
 def added(records: list[dict[str, int]]) -> dict[str, int]:
@@ -365,6 +367,3 @@ def added(records: list[dict[str, int]]) -> dict[str, int]:
         for pool, nano in record.items():
             total[pool] = total.get(pool, 0) + nano
     return total
-
-
-__all__ = ["CONCURRENT", "REQUESTS", "TOKENS", "USD", "Gateway", "World", "added"]

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,12 @@ async def everybody(processes: list[Process], line: str) -> list[dict[str, Any]]
     return [await one.hear() for one in processes]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - it is about what other processes do
+            await asyncio.sleep(0.005)
+
+
 async def charge(control: Control, processes: list[Process], said: list[dict[str, Any]]) -> None:
     """What ingest does with the journals."""
     async with control.database.write() as connection:
@@ -138,9 +144,7 @@ async def test_a_killed_gateway_is_recovered(control: Control, processes: list[P
     victim, others = processes[0], processes[1:]
     os.kill(victim.process.pid, signal.SIGKILL)
     await victim.process.wait()
-    async with asyncio.timeout(10):
-        while any(one.gateway == victim.name for one in control.server.gateways()):
-            await asyncio.sleep(0.005)
+    await until(lambda: all(one.gateway != victim.name for one in control.server.gateways()))
 
     async with control.database.write() as connection:  # five of its calls had been closed, twenty are owed their hold
         await control.shares.settle(connection, victim.name, {BUDGET.pool("", 0): 5 * 1_000 + 20 * COST})
@@ -164,9 +168,7 @@ async def test_control_killed_and_started_again(control: Control, processes: lis
     again = Control(control.database, control.socket)
     await again.server.start(again.socket)
     try:
-        async with asyncio.timeout(10):
-            while len(again.server.gateways()) < 4:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(again.server.gateways()) == 4)
         said = await everybody(processes, f"go 75 {COST}")
         assert sum(one["passed"] for one in said) == 100
         await everybody(processes, "settle 0")
