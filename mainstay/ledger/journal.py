@@ -138,7 +138,7 @@ class Journal:
         self._open.add(record.id)
         if self._pending:
             self._flushed()
-        self._failing_since = None
+        self._failing_since = self._stuck_since = None
         return True
 
     def close(self, record: CallRecord) -> None:

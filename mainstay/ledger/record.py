@@ -217,17 +217,21 @@ def closed(
         charges=dict(charges),
     )
     if usage is not None:
-        record.input = usage.input
-        record.output = usage.output
-        record.cached_input = usage.cached_input
-        record.cache_write = usage.cache_write
-        record.reasoning = usage.reasoning
-        record.input_audio = usage.input_audio
-        record.output_audio = usage.output_audio
-        record.usage_estimated = usage.estimated
-        if call.cost is not None:
-            record.cost_estimated = usage.estimated
+        _set_usage(record, usage)
     return record
+
+
+def _set_usage(record: CallRecord, usage: Usage) -> None:
+    record.input = usage.input
+    record.output = usage.output
+    record.cached_input = usage.cached_input
+    record.cache_write = usage.cache_write
+    record.reasoning = usage.reasoning
+    record.input_audio = usage.input_audio
+    record.output_audio = usage.output_audio
+    record.usage_estimated = usage.estimated
+    if record.cost_nano is not None:
+        record.cost_estimated = usage.estimated
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:

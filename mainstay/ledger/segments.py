@@ -69,7 +69,7 @@ class SegmentFiles:
                     'SELECT count(*), min("at"), max("at"), min(id), max(id) FROM read_parquet(?)',
                     [str(hidden)],
                 ).fetchall()[0]
-            except duckdb.IOException as error:
+            except duckdb.Error as error:
                 raise OSError(f"the ledger's segment cannot be written: {error}") from error
             if not rows:
                 return None

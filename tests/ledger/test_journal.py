@@ -250,6 +250,32 @@ def test_whatever_writes_do_the_file_holds_what_the_journal_says(
     journal.stop()
 
 
+@pytest.mark.parametrize("zeros_fail", [False, True])
+def test_an_open_that_was_refused_is_not_read_though_its_bytes_reached_the_file(
+    tmp_path: Path, zeros_fail: bool
+) -> None:
+    failing = False
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        if failing and zeros_fail and not any(data):
+            raise OSError(errno.EIO, "Input/output error")
+        written = os.pwrite(fd, data, offset)
+        if failing and any(data):
+            raise OSError(errno.EIO, "Input/output error")
+        return written
+
+    journal = Journal(tmp_path, "gw", write=write)
+    journal.open(opening(0))
+    failing = True
+    with pytest.raises(Unavailable):
+        journal.open(opening(1))
+    failing = False
+    assert frames(journal) == [(OPEN, opening(0).id)]
+    journal.close(record(0))
+    journal.stop()
+    assert frames(journal) == [(OPEN, opening(0).id), (CLOSE, record(0).id)]
+
+
 def test_segments_are_rotated_by_size_and_give_back_what_they_did_not_use(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "gw", segment_bytes=3000, chunk=100_000)
     for number in range(30):

@@ -79,6 +79,16 @@ async def test_a_page_looks_into_as_few_segments_as_it_needs(control: Control, m
     assert [one["id"] for one in found.rows] == [record(2).id]
 
 
+async def test_segments_whose_times_overlap_are_all_looked_into(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mainstay.ledger.query._FIRST_LOOK", 1)
+    await flushed(control, record(0), record(1), record(100))
+    await flushed(control, *(record(n) for n in range(90, 99)))
+    page = await control.ledger.calls(limit=2)
+    assert [one["id"] for one in page.rows] == [record(100).id, record(98).id]
+
+
 async def test_since_and_until_bound_a_page(control: Control) -> None:
     await flushed(control, *(record(n) for n in range(5)))
     await fill(control, *(record(n) for n in range(5, 10)))
