@@ -65,7 +65,7 @@ class Sealer(Protocol):
         """``text``, unreadable."""
         ...
 
-    def open(self, sealed: str, /) -> str:
+    def unseal(self, sealed: str, /) -> str:
         """What was sealed. Raises ``MainstayError`` or ``ValueError`` if it cannot be opened."""
         ...
 
@@ -243,7 +243,7 @@ class Applier:
 
         def remember(old: str) -> str:
             try:
-                known[self._sealer.open(old)] = old
+                known[self._sealer.unseal(old)] = old
             except (MainstayError, ValueError):  # sealed with a master key that is gone: seal it anew
                 return old
             return old

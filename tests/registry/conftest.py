@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mainstay.core.artifact import Put
 from mainstay.core.clock import FixedClock
 from mainstay.registry import kinds
-from mainstay.registry.apply import Applied, Applier, Put
+from mainstay.registry.apply import Applied, Applier
 from mainstay.registry.artifacts import KINDS, Artifacts
 from mainstay.registry.bundle import check
 from mainstay.registry.channels import Channels
@@ -60,7 +61,7 @@ class FakeSealer:
         self.count += 1
         return f"sealed:{self.count}:{text[::-1]}"
 
-    def open(self, sealed: str, /) -> str:
+    def unseal(self, sealed: str, /) -> str:
         if not sealed.startswith("sealed:"):
             raise ValueError(sealed)
         return sealed.split(":", 2)[2][::-1]

@@ -84,7 +84,7 @@ async def test_a_lost_master_key_seals_anew(registry: Registry) -> None:
     def lost(sealed: str, /) -> str:
         raise ValueError("wrong key")
 
-    registry.sealer.open = lost  # type: ignore[method-assign]
+    registry.sealer.unseal = lost  # type: ignore[method-assign]
     assert (await registry.apply(ONE)).printed()[0] == "changed   provider a: api_key changed"
 
 
