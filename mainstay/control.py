@@ -27,6 +27,7 @@ from mainstay.ledger.counters import Counters
 from mainstay.ledger.engine import Engine
 from mainstay.ledger.ingest import Ingest
 from mainstay.ledger.query import Ledger
+from mainstay.ledger.responses import Responses
 from mainstay.ledger.upkeep import Upkeep
 from mainstay.registry import kinds, prices
 from mainstay.registry.apply import Applied, Applier
@@ -42,6 +43,7 @@ from mainstay.store.blobs import FolderBlobs
 from mainstay.store.database import Database
 from mainstay.store.keys import KeyRow, SqlKeys
 from mainstay.store.manifest import SqlManifest
+from mainstay.store.responses import SqlResponses
 from mainstay.store.shares import SqlShares
 from mainstay.upstream.providers import PROVIDERS
 from mainstay.wire.link import Snapshot
@@ -55,6 +57,8 @@ ROWS: Mapping[str, tuple[str, ...]] = {kind: row.needs for kind, row in PROVIDER
 """The kinds of provider, each with the fields that it must be given."""
 
 _HOUR = 3600.0
+_RESPONSES_KEPT = 30 * 86400.0
+"""Seconds after the last turn of a thread of stored responses, as at OpenAI."""
 
 
 class Control:
@@ -94,7 +98,9 @@ class Control:
         engine = Engine(settings.home / "ledger")
         self.ledger = Ledger(settings.home / "ledger", self.database, manifest, self.ids, engine)
         await self.ledger.open()
-        self.content = ContentStore(FolderBlobs(settings.home / "blobs"))
+        blobs = FolderBlobs(settings.home / "blobs")
+        self.content = ContentStore(blobs)
+        self.responses = Responses(settings.responses, self.database, SqlResponses(), blobs, settings.max_body)
         self.ingest = Ingest(
             settings.journal,
             self.database,
@@ -126,13 +132,15 @@ class Control:
     async def run(self) -> None:
         """Start what goes on by itself: ingest, upkeep."""
         self._tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        self._tasks.append(asyncio.create_task(self.responses.run(), name="responses"))
         self._tasks.append(asyncio.create_task(self._upkeep(), name="upkeep"))
 
     async def close(self) -> None:
         """End in order: the link, then ingest with all that is in the journals, then the stores."""
         await self.link.close()
         self.ingest.stop()
-        for task in self._tasks[1:]:
+        self.responses.stop()
+        for task in self._tasks[2:]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.shares.close()
@@ -258,6 +266,7 @@ class Control:
                     swept = now
                     await self.upkeep.sweep(int((now - self.settings.retention_days * 86400) * 1e6))
                     await self.shares.prune()
+                    await self.responses.sweep(now - _RESPONSES_KEPT)
                 await (
                     self.publish()
                 )  # a rotated key's old secret ends, a price begins: time itself changes what is in force

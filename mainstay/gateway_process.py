@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from mainstay.access.compactions import Compactions
 from mainstay.access.purse import Purse
 from mainstay.access.secrets import Vault, master_key
 from mainstay.core.clock import Clock
@@ -25,12 +26,15 @@ from mainstay.edge.door import Door
 from mainstay.edge.http import Exchange, HttpLimits, HttpServer
 from mainstay.edge.model_api import ModelApi
 from mainstay.edge.passing import ControlDoor
+from mainstay.edge.responses_socket import ResponsesSockets, SocketLimits
 from mainstay.edge.status import status_of
+from mainstay.edge.stored_responses import ResponsesApi, StoredResponses
 from mainstay.gateway.admit import Admit
 from mainstay.gateway.attempt import Attempts
 from mainstay.gateway.cache import Cache, Memory
 from mainstay.gateway.content import KeepContent
 from mainstay.gateway.count import CountTokens
+from mainstay.gateway.history import History
 from mainstay.gateway.identify import Identify
 from mainstay.gateway.link import Link
 from mainstay.gateway.pipeline import Pipeline
@@ -38,6 +42,7 @@ from mainstay.gateway.plan import Compiler, Plan
 from mainstay.gateway.record import Record
 from mainstay.gateway.resolve import Resolve
 from mainstay.ledger.journal import Journal
+from mainstay.ledger.response_spool import ResponseSpool
 from mainstay.ledger.spool import ContentSpool
 from mainstay.registry.snapshot import decode
 from mainstay.settings import Settings, read
@@ -69,6 +74,9 @@ class Gateway:
         self.compiler = Compiler(accounts.answerer, vault.unseal, vault.pepper(), self.purse, clock)
         self.journal = Journal(settings.journal, self.name, on_full=settings.disk_full, clock=clock)
         self.spool = ContentSpool(self.journal.folder)
+        self.responses = ResponseSpool(settings.responses)
+        stored = StoredResponses(ControlDoor(settings.admin_socket))
+        compactions = Compactions(vault.compaction_key())
         self.memory = Memory(settings.cache_bytes, clock)
         self.link = Link(
             settings.link_socket,
@@ -82,6 +90,7 @@ class Gateway:
             (
                 Record(self.journal, clock, status_of),
                 Identify(self._in_force, wires.by_name, plain, clock),
+                History(stored.history, self.responses, compactions, self.ids, clock, settings.max_body),
                 Resolve(random.random),
                 Admit(self.purse, self.link.ask),
                 CountTokens(),
@@ -91,7 +100,17 @@ class Gateway:
             )
         )
         self.models = ModelApi(self.pipeline, wires.by_name, self.journal, self.ids, clock)
-        self.door = Door(self.models, ControlDoor(settings.control_socket), lambda: self.plan, clock.now)
+        self.sockets = ResponsesSockets(
+            self.models, lambda: self.plan, clock, SocketLimits(message=settings.max_body), _on_error
+        )
+        self.door = Door(
+            self.models,
+            ResponsesApi(stored, lambda: self.plan, clock.now, "openai-responses"),
+            self.sockets,
+            ControlDoor(settings.control_socket),
+            lambda: self.plan,
+            clock.now,
+        )
         self.server = HttpServer(
             self.door,
             HttpLimits(connections=settings.connections, body_bytes=settings.max_body),
@@ -122,6 +141,9 @@ class Gateway:
             "journal_dropped": float(self.journal.dropped),
             "journal_full": float(self.journal.full),
             "http_refused": float(self.server.refused),
+            "responses_stored": float(self.responses.written),
+            "responses_dropped": float(self.responses.dropped),
+            "sockets": float(len(self.sockets.open)),
             "upstream_connections": float(self.pool.busy + self.pool.idle),
         }
         return gauges, {f"{provider}/{model}": one.breaker.state for (provider, model), one in health.items()}
@@ -156,6 +178,7 @@ class Gateway:
         await ending.wait()
         if alive >= 0:
             loop.remove_reader(alive)
+        self.sockets.drain()
         cut = await self.server.drain(self.settings.drain)
         if cut:
             log.warning("%d connections were cut off at the end of the drain", cut)

@@ -57,6 +57,11 @@ class Settings:
         return self.home / "journal"
 
     @property
+    def responses(self) -> Path:
+        """Where gateways leave responses that control is to store."""
+        return self.home / "responses"
+
+    @property
     def control_socket(self) -> Path:
         """The control API over HTTP, for what gateways pass on."""
         return self.run / "control.sock"

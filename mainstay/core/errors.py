@@ -88,9 +88,13 @@ class Forbidden(Refused):
 
 
 class NotFound(Refused):
-    """Nothing of that name, as far as the caller may know."""
+    """Nothing of that name, as far as the caller may know; ``field`` is where the request names it."""
 
     code = "not_found"
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.field = field
 
 
 class Conflict(Refused):

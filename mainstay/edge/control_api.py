@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from mainstay.core.errors import Invalid, MainstayError, NotFound
-from mainstay.edge import control_behaviour, control_calls, control_keys, control_system
+from mainstay.edge import control_behaviour, control_calls, control_keys, control_responses, control_system
 from mainstay.edge.permissions import Permission, authorise
 from mainstay.edge.status import retry_after, status_of
 
@@ -32,7 +32,7 @@ def control_api(control: Control) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(404, _not_found)
     routes = Routes(control)
-    for room in (control_keys, control_calls, control_behaviour, control_system):
+    for room in (control_keys, control_calls, control_behaviour, control_system, control_responses):
         room.add(routes, control)
     app.include_router(routes.router)
     return app

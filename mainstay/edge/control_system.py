@@ -24,6 +24,7 @@ _GAUGES = {
     "cache_entries": "Entries in the exact cache.",
     "journal_full": "1 where the journal's disk is full.",
     "upstream_connections": "Connections to upstreams.",
+    "sockets": "WebSocket connections of clients.",
     "pools": "Pools of limits and budgets that the gateway has a share of.",
     "calls_waiting_for_units": "Calls that wait for units of a limit or budget.",
 }
@@ -31,6 +32,8 @@ _COUNTERS = {
     "journal_written": "Records written to the journal.",
     "journal_dropped": "Records dropped since the disk was full.",
     "http_refused": "Requests refused before they were one.",
+    "responses_stored": "Responses handed over to be stored.",
+    "responses_dropped": "Responses that could not be stored.",
 }
 _STATES = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 

@@ -10,7 +10,9 @@ from mainstay.core.errors import Invalid, MainstayError, NotFound, Unauthenticat
 from mainstay.edge.http import Exchange
 from mainstay.edge.model_api import ENDPOINTS, ModelApi
 from mainstay.edge.passing import ControlDoor
+from mainstay.edge.responses_socket import PATH, ResponsesSockets, asks_for_upgrade
 from mainstay.edge.status import retry_after, status_of
+from mainstay.edge.stored_responses import ResponsesApi
 from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
 
@@ -24,9 +26,16 @@ class Door:
     """The handler of every exchange."""
 
     def __init__(
-        self, models: ModelApi, control: ControlDoor, plan: Callable[[], Plan | None], now: Callable[[], float]
+        self,
+        models: ModelApi,
+        responses: ResponsesApi,
+        sockets: ResponsesSockets,
+        control: ControlDoor,
+        plan: Callable[[], Plan | None],
+        now: Callable[[], float],
     ) -> None:
-        self._models, self._control, self._plan, self._now = models, control, plan, now
+        self._models, self._responses, self._sockets = models, responses, sockets
+        self._control, self._plan, self._now = control, plan, now
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer ``exchange``."""
@@ -34,7 +43,11 @@ class Door:
         if endpoint is not None:
             if exchange.method == "POST" and self._plan() is not None:
                 return await self._models.answer(exchange, endpoint)
+            if exchange.path == PATH and asks_for_upgrade(exchange):
+                return await self._sockets.answer(exchange)
             return self._not_a_call(exchange)
+        if exchange.path.startswith(f"{PATH}/"):
+            return await self._responses.answer(exchange, exchange.path[len(PATH) + 1 :])
         try:
             await self._other(exchange)
         except MainstayError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mainstay.core.call import Reply
@@ -11,12 +11,13 @@ from mainstay.core.errors import MainstayError, UpstreamFailed
 from mainstay.core.event import End, Event, Frame
 from mainstay.core.ids import Ids
 from mainstay.core.money import usd
-from mainstay.edge.http import Exchange
+from mainstay.edge.socket_turn import Answerable
 from mainstay.edge.status import retry_after, status_of
 from mainstay.gateway.pipeline import Pipeline
 from mainstay.gateway.routed import Routed
+from mainstay.gateway.turn import Turn
 from mainstay.ledger.journal import Journal
-from mainstay.wire.dialect import Dialect
+from mainstay.wire.dialect import Dialect, Writer
 
 
 class Endpoint(NamedTuple):
@@ -29,6 +30,7 @@ class Endpoint(NamedTuple):
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint("chat", "openai"),
     "/v1/responses": Endpoint("responses", "openai-responses"),
+    "/v1/responses/compact": Endpoint("responses.compact", "openai-responses"),
     "/v1/messages": Endpoint("messages", "anthropic"),
     "/v1/messages/count_tokens": Endpoint("count_tokens", "anthropic"),
     "/v1/embeddings": Endpoint("embeddings", "openai"),
@@ -53,8 +55,13 @@ class ModelApi:
     ) -> None:
         self._pipeline, self._dialects, self._journal, self._ids, self._clock = pipeline, dialects, journal, ids, clock
 
-    async def answer(self, exchange: Exchange, endpoint: Endpoint) -> None:
-        """Answer one call; whatever happens, it is recorded, and the caller gets its own dialect."""
+    async def answer(
+        self, exchange: Answerable, endpoint: Endpoint, prepare: Callable[[Routed], None] | None = None
+    ) -> None:
+        """Answer one call; whatever happens, it is recorded, and the caller gets its own dialect.
+
+        ``prepare`` is given the call before it goes through the pipeline.
+        """
         call = Routed(
             self._ids.make("call_"),
             self._clock.now(),
@@ -65,6 +72,8 @@ class ModelApi:
             exchange.body,
             exchange.query,
         )
+        if prepare is not None:
+            prepare(call)
         dialect = self._dialects[endpoint.dialect]
         running = Streaming(exchange, call, dialect)
         body = b""
@@ -80,15 +89,19 @@ class ModelApi:
         if reply.stream:
             finish = exchange.finish_later()
             last = running.last()
+            if call.turn is not None:
+                call.turn.keep(call)
             self._journal.after_flush(lambda: finish(last))
             return
+        if call.turn is not None:
+            call.turn.keep(call)
         headers = _headers(call, self._clock)
         headers.append(("content-type", reply.content_type))
         headers += reply.headers
         write = exchange.send_later(reply.status, headers)
         self._journal.after_flush(lambda: write(body))
 
-    def _failed(self, exchange: Exchange, call: Routed, dialect: Dialect, running: Streaming, error: Exception) -> None:
+    def _failed(self, exchange: Answerable, call: Routed, dialect: Dialect, running: Streaming, error: Exception) -> None:
         shown = (
             error
             if isinstance(error, MainstayError)
@@ -126,7 +139,11 @@ async def _plain(call: Routed, dialect: Dialect, reply: Reply) -> bytes:
                 body.append(frame.raw or b"")
             else:
                 events += frame.events
-    return b"".join(body) if reply.dialect else dialect.write_reply(events, request=call.body)
+    turn = call.turn
+    if reply.dialect:
+        whole = b"".join(body)
+        return turn.whole(whole) if isinstance(turn, Turn) else whole
+    return turn.reply(call, events) if turn is not None else dialect.write_reply(events, request=call.body)
 
 
 class Streaming:
@@ -134,7 +151,7 @@ class Streaming:
 
     __slots__ = ("_call", "_dialect", "_exchange", "_raw", "_reply", "_tail", "_writer")
 
-    def __init__(self, exchange: Exchange, call: Routed, dialect: Dialect) -> None:
+    def __init__(self, exchange: Answerable, call: Routed, dialect: Dialect) -> None:
         self._exchange, self._call, self._dialect = exchange, call, dialect
         self._reply: Reply | None = None
         self._raw = False
@@ -147,8 +164,11 @@ class Streaming:
         self._reply = reply
         self._raw = bool(reply.dialect)
         if not self._raw:
-            self._writer = self._dialect.writer(call.peek.usage_wanted, request=call.body)
+            self._writer = self._new_writer()
+        passed = call.turn.passed if isinstance(call.turn, Turn) and self._writer is None else None
         async for frames in reply.frames:
+            if passed is not None:
+                frames = passed(frames)
             out = self._bytes(frames)
             if not exchange.started:
                 exchange.start(200, self._head(reply), out)
@@ -158,6 +178,12 @@ class Streaming:
                 await exchange.drain()
         if not exchange.started:
             exchange.start(200, self._head(reply))
+
+    def _new_writer(self) -> Writer:
+        call = self._call
+        if isinstance(call.turn, Turn):
+            return call.turn.writer()
+        return self._dialect.writer(call.peek.usage_wanted, request=call.body)
 
     def _head(self, reply: Reply) -> list[tuple[str, str]]:
         headers = _headers(self._call, None)
@@ -198,7 +224,7 @@ class Streaming:
         """The bytes that tell the caller that the stream broke off."""
         writer = self._writer
         if writer is None:
-            writer = self._dialect.writer(self._call.peek.usage_wanted, request=self._call.body)
+            writer = self._new_writer()
             progress = self._reply.progress if self._reply is not None else None
             if progress is not None:
                 writer.write(progress.condensed())
@@ -229,7 +255,9 @@ def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
 
 def _latin(text: str) -> str:
     """``text`` as a header value may hold it."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text)[:2000]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join([char if " " <= char <= "~" else "?" for char in text])
+    return text if len(text) <= 2000 else text[:2000]
 
 
 def _passed_through(error: BaseException, call: Routed) -> tuple[bytes, str] | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from mainstay.core.errors import Forbidden, Unauthenticated
+from mainstay.core.errors import Forbidden, NotFound, Unauthenticated
 from mainstay.gateway.identify import secret
 
 Permission = Literal[
@@ -19,6 +19,7 @@ Permission = Literal[
     "behaviour:read",
     "behaviour:write",
     "system:read",
+    "internal",  # nobody but this installation's own processes, over its own socket
 ]
 
 ANYBODY: frozenset[Permission] = frozenset(("public",))
@@ -46,6 +47,8 @@ def authorise(request: Request, permission: Permission, find: Find) -> Caller:
     """The caller of ``request``, if it may. Decided on the matched route, never on what the request says of itself."""
     if request.scope.get("mainstay.local"):
         return LOCAL
+    if permission == "internal":
+        raise NotFound("there is nothing here; the control API is described at /api/openapi.json")
     caller = find(secret(request.headers))
     if permission in ANYBODY:
         return caller or Caller("nobody", False, "")

@@ -30,7 +30,13 @@ async def serve_app(app: Any, path: Path, *, local: bool) -> AsyncGenerator[None
     listening.listen(256)
     listening.setblocking(False)
     config = uvicorn.Config(
-        marked, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=5
+        marked,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=5,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]), name=f"serve {path.name}")

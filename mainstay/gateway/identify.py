@@ -35,6 +35,8 @@ class Identify:
                 "the API key is missing or unknown; send it as 'Authorization: Bearer …' or 'x-api-key'"
             )
         call.principal, call.opened_by = key.principal, key
+        if call.refusal is not None:
+            raise call.refusal
         dialect = self._plain if call.operation in PLAIN_OPERATIONS else self._dialects[call.dialect]
         content_type = headers.get("content-type", "application/json")
         peek = call.peek = dialect.peek(call.operation, call.body, content_type)

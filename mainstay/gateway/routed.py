@@ -12,11 +12,13 @@ from mainstay.core.money import Nano
 if TYPE_CHECKING:
     from mainstay.access.purse import Hold
     from mainstay.access.rules import Claim
+    from mainstay.core.errors import MainstayError
     from mainstay.gateway.active import Active
     from mainstay.gateway.cache import Recording
     from mainstay.gateway.content import Kept
     from mainstay.gateway.plan import Opened, Plan, Route
     from mainstay.gateway.target import Target
+    from mainstay.gateway.turn import Compacting, Recent, Turn
     from mainstay.upstream.ask import Ask
 
 
@@ -53,3 +55,11 @@ class Routed(Call):
     """What is kept of inputs and outputs."""
     content: str | None = field(init=False, default=None)
     """Where it was put."""
+    turn: Turn | Compacting | None = field(init=False, default=None)
+    """With the Responses API: what the reply needs of the conversation, and what is kept of it."""
+    recent: Recent | None = field(init=False, default=None)
+    """The last responses on the same WebSocket connection."""
+    warm_up: bool = field(init=False, default=False)
+    """No answer is wanted: what was sent is kept for later turns."""
+    refusal: MainstayError | None = field(init=False, default=None)
+    """Why the call is refused, found out before its body could be read."""

@@ -303,7 +303,7 @@ def error_object(error: MainstayError) -> dict[str, Any]:
         code = error.code
         if isinstance(error, NotFound) and code == "not_found":
             code = "model_not_found"
-        if isinstance(error, Invalid):
+        if isinstance(error, Invalid | NotFound):
             field = error.field
     return {"message": error.message, "type": type_, "param": field, "code": code}
 
