@@ -74,6 +74,8 @@ class Control:
         self.rules: dict[str, Rule] = {}
         self.started = clock.now()
         self.config_error: str | None = None
+        self.broken = asyncio.Event()
+        """Something that must go on has ended: the process is of no use any more, and should be started again."""
         self._lock = -1
         self._publishing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,6 +126,14 @@ class Control:
         self.link = LinkServer(self.shares, self.in_force, clock)
         await self.refresh()
         await self.ingest.start()
+        await self._without_journal()
+
+    async def _without_journal(self) -> None:
+        """Free the shares of gateways that died and left no journal: what they spent has been settled long ago."""
+        for gateway in await self.shares.gateways():
+            if not (self.settings.journal / gateway).is_dir():
+                async with self.database.write() as connection:
+                    await self.shares.recovered(connection, gateway)
 
     def in_force(self) -> Snapshot | None:
         """The Snapshot for a gateway that connects."""
@@ -131,9 +141,16 @@ class Control:
 
     async def run(self) -> None:
         """Start what goes on by itself: ingest, upkeep."""
-        self._tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        ingesting = asyncio.create_task(self.ingest.run(), name="ingest")
+        ingesting.add_done_callback(self._ingest_ended)
+        self._tasks.append(ingesting)
         self._tasks.append(asyncio.create_task(self.responses.run(), name="responses"))
         self._tasks.append(asyncio.create_task(self._upkeep(), name="upkeep"))
+
+    def _ingest_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the journals are taken in by somebody else, or cannot be: %s", error)
+            self.broken.set()
 
     async def close(self) -> None:
         """End in order: the link, then ingest with all that is in the journals, then the stores."""

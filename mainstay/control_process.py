@@ -64,13 +64,15 @@ class ControlProcess:
                 os.write(ready, b"ready\n" + said.encode())
                 os.close(ready)
             watching = asyncio.create_task(self._watch())
-            await self._ending.wait()
-            watching.cancel()
+            ends = [asyncio.create_task(event.wait()) for event in (self._ending, control.broken)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*ends, watching):
+                task.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             if alive >= 0:
                 loop.remove_reader(alive)
         await control.close()
-        return 0
+        return 1 if control.broken.is_set() else 0
 
     async def _first_bundle(self) -> str:
         """Put the bundle in force at the start; without a usable one, what was in force before goes on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Clock:
@@ -13,17 +14,13 @@ class Clock:
 
     __slots__ = ()
 
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def now_ns(self) -> int:
-        """Nanoseconds since the epoch."""
-        return time.time_ns()
-
-    def monotonic(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean something."""
-        return time.monotonic()
+    # The functions themselves and no methods around them: the hot path asks for the time a dozen times per call.
+    now: Callable[[], float] = staticmethod(time.time)
+    """Seconds since the epoch."""
+    now_ns: Callable[[], int] = staticmethod(time.time_ns)
+    """Nanoseconds since the epoch."""
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    """Seconds on a clock that never goes back; only differences mean something."""
 
 
 class FixedClock(Clock):

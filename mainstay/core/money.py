@@ -80,8 +80,13 @@ class Price:
 
     def bound(self, input_tokens: int, output_tokens: int) -> Nano:
         """An upper bound of the cost of a call with at most that many tokens, whatever their sort."""
-        dearest_input = max(self.input, self.cached_input or 0, self.cache_write or 0, self.input_audio or 0)
-        dearest_output = max(self.output, self.reasoning or 0, self.output_audio or 0)
+        dearest_input, dearest_output = self.input, self.output
+        for rate in (self.cached_input, self.cache_write, self.input_audio):
+            if rate is not None and rate > dearest_input:
+                dearest_input = rate
+        for rate in (self.reasoning, self.output_audio):
+            if rate is not None and rate > dearest_output:
+                dearest_output = rate
         bound = -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1_000_000) + self.request
         if self.above is not None and input_tokens > self.above[0]:
             return max(bound, self.above[1].bound(input_tokens, output_tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from mainstay.core.errors import Invalid
 
@@ -261,6 +261,89 @@ def order(node: Node, routes: Mapping[str, Node], facts: Facts, live: Live, why:
     found: dict[str, None] = {}
     _order(node, routes, facts, live, why, found, 0)
     return list(found)
+
+
+class Table(NamedTuple):
+    """The orders of a tree that needs to know nothing of the call: one for each choice of its one weighted node.
+
+    ``orders`` has, ascending, the sum of weights up to a choice, the models to try, and what to say of it.
+    """
+
+    total: float
+    orders: tuple[tuple[float, tuple[str, ...], str | None], ...]
+
+    def draw(self, chance: float) -> tuple[float, tuple[str, ...], str | None]:
+        """The order for a number in [0, 1)."""
+        at = chance * self.total
+        for entry in self.orders:
+            if at < entry[0]:
+                return entry
+        return self.orders[-1]
+
+
+def table(node: Node, routes: Mapping[str, Node]) -> Table | None:
+    """The table that gives the same as ``order`` for this tree; None where its order depends on the call or on health."""
+    weighted = _weighted_nodes(node, routes, 0)
+    if weighted is None or len(weighted) > 1:
+        return None
+    facts = Facts({})
+    if not weighted:
+        why: list[str] = []
+        return Table(1.0, ((1.0, tuple(order(node, routes, facts, _Fixed(0.0), why)), None),))
+    choices = weighted[0].to
+    total = sum(weight for _, weight in choices)
+    orders: list[tuple[float, tuple[str, ...], str | None]] = []
+    until = 0.0
+    for _, weight in choices:
+        if weight <= 0:
+            continue
+        why = []
+        found = order(node, routes, facts, _Fixed((until + weight / 2) / total), why)
+        until += weight
+        orders.append((until, tuple(found), why[0]))
+    return Table(total, tuple(orders))
+
+
+def _weighted_nodes(node: Node, routes: Mapping[str, Node], depth: int) -> list[Weighted] | None:
+    """The weighted nodes below ``node``; None if anything there depends on the call, or may be met twice."""
+    if depth > 32:
+        return None
+    if isinstance(node, Name):
+        inner = routes.get(node.name)
+        return [] if inner is None else _weighted_nodes(inner, routes, depth + 1)
+    if isinstance(node, Fallback):
+        children = list(node.to)
+        found: list[Weighted] = []
+    elif isinstance(node, Weighted) and node.sticky is None:
+        children = [child for child, _ in node.to]
+        found = [node]
+    else:
+        return None
+    for child in children:
+        more = _weighted_nodes(child, routes, depth + 1)
+        if more is None:
+            return None
+        found += more
+    return found
+
+
+class _Fixed:
+    """A ``Live`` of which only the chance is asked."""
+
+    def __init__(self, chance: float) -> None:
+        self._chance = chance
+
+    def price(self, model: str) -> float | None:
+        return None
+
+    def latency(self, model: str) -> float:
+        return 0.0
+
+    def busy(self, model: str) -> float:
+        return 0.0
+
+    def random(self) -> float:
+        return self._chance
 
 
 def _order(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from mainstay.access.purse import Hold, Purse
-from mainstay.access.rules import USD, Claim, Rule, claims
+from mainstay.access.rules import Claim, Rule, claims
 from mainstay.access.waiting import Ask
 from mainstay.core.errors import Invalid, OverLimit
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
@@ -22,15 +22,11 @@ class Admit:
 
     def enter(self, call: Routed) -> Awaitable[None] | None:
         """Hold an upper bound of what the call can use."""
-        rules = call.plan.rules(call)
+        rules, money = call.plan.rules(call)
         by_model = call.plan.by_model
         if not rules and not by_model:
             return None
-        nano = 0
-        money = [rule for rule, _ in rules if rule.code == USD]
-        money += [scoped.rule for scoped in by_model]
-        if money:
-            nano = self._bounded(call, money)
+        nano = self._bounded(call, money) if money else 0
         wanted = claims(rules, call.at, estimated_tokens(call), nano)
         call.claims = wanted
         hold = self._purse.try_hold(wanted)
@@ -75,29 +71,20 @@ class Admit:
                 if hold is not None:
                     _undo(hold, call)
 
-    def _bounded(self, call: Routed, money: list[Rule]) -> Nano:
+    def _bounded(self, call: Routed, money: Sequence[Rule]) -> Nano:
         """An upper bound of the call's cost at the dearest of its targets; targets that cannot be bounded are dropped."""
-        bounds: list[Nano] = []
-        priced: list[Target] = []
-        allowed = all(rule.unpriced == "allow" for rule in money)
+        dearest = 0
+        unpriced: list[Target] = []
         for target in call.order:
             bound = bound_at(target, call)
-            if bound is None and not allowed:
-                call.why.append(f"{target.name}:no price")
-                continue
-            priced.append(target)
-            bounds.append(bound or 0)
-        if not priced:
-            names = ", ".join(target.name for target in call.order)
-            raise Invalid(
-                f"a budget applies, and the cost of {names} is unknown; give the model a price in the bundle "
-                "(price: {input: …, output: …}) or the budget 'unpriced: allow'",
-                field="model",
-                code="unpriced_model",
-            )
-        call.order = priced
+            if bound is None:
+                unpriced.append(target)
+            elif bound > dearest:
+                dearest = bound
+        if unpriced and any(rule.unpriced != "allow" for rule in money):
+            self._without(unpriced, call)
         if call.peek.unbounded and not all(rule.soft for rule in money):
-            unbound = [target.name for target in priced if target.max_call is None and target.price is not None]
+            unbound = [target.name for target in call.order if target.max_call is None and target.price is not None]
             if unbound:
                 field = call.peek.unbounded[0]
                 raise Invalid(
@@ -106,8 +93,21 @@ class Admit:
                     field=field,
                     code="unbounded_cost",
                 )
-        call.bound = max(bounds) * (2 if (call.stream and call.to.rescue) or call.to.hedge else 1)
+        call.bound = dearest * (2 if (call.stream and call.to.rescue) or call.to.hedge else 1)
         return call.bound
+
+    def _without(self, unpriced: list[Target], call: Routed) -> None:
+        """A budget cannot hold for a target whose price is unknown: it is passed over, or the call refused."""
+        call.why += [f"{target.name}:no price" for target in unpriced]
+        call.order = [target for target in call.order if target not in unpriced]
+        if not call.order:
+            names = ", ".join(target.name for target in unpriced)
+            raise Invalid(
+                f"a budget applies, and the cost of {names} is unknown; give the model a price in the bundle "
+                "(price: {input: …, output: …}) or the budget 'unpriced: allow'",
+                field="model",
+                code="unpriced_model",
+            )
 
 
 def bound_at(target: Target, call: Routed) -> Nano | None:

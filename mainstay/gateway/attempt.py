@@ -10,6 +10,7 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, MainstayError, Unavailable, Unsupported, UpstreamFailed
 from mainstay.core.event import Frame
 from mainstay.gateway.active import Active
+from mainstay.gateway.admit import bound_at
 from mainstay.gateway.retry import MOST_ATTEMPTS, Pace, decide, pause
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.stream import Stream
@@ -163,6 +164,8 @@ class Search:
             wait = self.pace.wait(self.clock.monotonic())
             if wait:
                 await self._pause(wait)
+        if call.bound is not None and call.attempts and spent(call) + (bound_at(target, call) or 0) > call.bound:
+            raise Unavailable("what is held of the budget does not cover another attempt", code="budget_held")
         health = target.health
         if not health.provider_gate.try_enter():
             await health.provider_gate.enter(call.priority)
@@ -227,3 +230,8 @@ class Search:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
+
+
+def spent(call: Routed) -> int:
+    """What the attempts so far have cost, in nano-dollars."""
+    return sum(attempt.cost or 0 for attempt in call.attempts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mainstay.access.authenticate import KeyRing
@@ -13,7 +13,7 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid
 from mainstay.core.model import ModelFacts
 from mainstay.core.money import NANO, nano_from_usd
-from mainstay.core.route import Condition, Name, Node, Weighted, When, names, parse
+from mainstay.core.route import Condition, Name, Node, Table, Weighted, When, names, parse, table
 from mainstay.gateway.retry import RetryBudget, RetryRule
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Health, Latency, Target
@@ -71,6 +71,8 @@ class Route:
     content: bool
     priority: int
     looks_at_budget: bool
+    table: Table | None = None
+    """The orders of its targets, where they depend on nothing but chance."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,8 @@ class Opened:
 
     principal: Principal
     rules: tuple[tuple[Rule, str], ...]
+    money: tuple[Rule, ...]
+    """Of the rules, the budgets."""
     content: bool | None
     priority: int | None
 
@@ -101,22 +105,31 @@ class Plan:
             for name, route in routes.items()
             if not (isinstance(route.tree, Name) and route.tree.name == name)
         }
+        for route in routes.values():
+            route.table = table(route.tree, self.trees)
         self.by_model = tuple(rule for rule in scoped if rule.by == "model")
         self._scoped = tuple(rule for rule in scoped if rule.by != "model")
         self._purse = purse
 
-    def rules(self, call: Routed) -> list[tuple[Rule, str]]:
-        """All rules that bind this call, each with its scope; those by model come with the target."""
-        bound = list(call.opened_by.rules)
+    def rules(self, call: Routed) -> tuple[Sequence[tuple[Rule, str]], Sequence[Rule]]:
+        """All rules that bind this call, each with its scope, and which of them are budgets.
+
+        Those by model come with the target; here they stand among the budgets only.
+        """
+        key = call.opened_by
+        if not self._scoped and not self.by_model:
+            return key.rules, key.money
+        bound, money = list(key.rules), list(key.money)
         for rule in self._scoped:
             scope = rule.scope(call.user, call.tags, None)
             if scope is not None:
                 bound.append((rule.rule, scope))
-        return bound
+                money.append(rule.rule)
+        return bound, [*money, *(rule.rule for rule in self.by_model)]
 
     def budget_left(self, call: Routed) -> float:
         """The share of the tightest budget that is left, 0 to 1; 1 where none applies."""
-        return self._purse.left_share(claims([r for r in self.rules(call) if r[0].code == USD], call.at, 0, 0))
+        return self._purse.left_share(claims([r for r in self.rules(call)[0] if r[0].code == USD], call.at, 0, 0))
 
 
 class Compiler:
@@ -162,7 +175,9 @@ class Compiler:
                 if team.models is not None:
                     models = frozenset(team.models) if models is None else models & frozenset(team.models)
             principal = Principal(key.name, key.id, key.team, models, key.admin)
-            opened[key.hash] = (key, Opened(principal, tuple((rule, "") for rule in rules), key.content, key.priority))
+            money = tuple(rule for rule in rules if rule.code == USD)
+            bound = tuple((rule, "") for rule in rules)
+            opened[key.hash] = (key, Opened(principal, bound, money, key.content, key.priority))
         scoped = [named_rule(one.body) for one in resolved.budgets]
         return Plan(resolved.digest, targets, routes, self._ring(opened), scoped, self._purse)
 

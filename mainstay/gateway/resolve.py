@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mainstay.core.errors import Unavailable, Unsupported
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
-from mainstay.core.route import Facts, Name, order
+from mainstay.core.route import Facts, order
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Target
@@ -22,9 +22,11 @@ class Resolve:
         """Order the targets."""
         route, plan, peek = call.to, call.plan, call.peek
         tokens = len(call.body) // 4
-        tree = route.tree
-        if isinstance(tree, Name) and tree.name in plan.targets:
-            names = [tree.name]  # the usual case: a model's own name
+        table = route.table
+        if table is not None:
+            _, names, said = table.draw(self._chance())
+            if said is not None:
+                call.why.append(said)
         else:
             facts = Facts(
                 call.tags,
@@ -37,7 +39,7 @@ class Resolve:
                 call.session,
                 call.user,
             )
-            names = order(tree, plan.trees, facts, Live(plan, tokens, peek.max_tokens, self._chance), call.why)
+            names = order(route.tree, plan.trees, facts, Live(plan, tokens, peek.max_tokens, self._chance), call.why)
         fit: list[Target] = []
         for name in names:
             target = plan.targets[name]

@@ -45,7 +45,10 @@ class Accounts:
         headers: dict[str, str] = {} if wire == "bedrock" else dict(known.headers)
         headers.update({name.lower(): value for name, value in body.headers.items()})
         header_lines(headers.items())
-        query = dict(body.query)
+        auth = self._auth(body, known)
+        if isinstance(auth, Fixed):  # the same for every request: it stands with the other headers
+            headers.update(auth.shown)
+            auth = None
         azure = body.api_version if known.kind == "azure" else None
         if azure is not None and path.endswith("/openai/v1"):
             path = path[: -len("/openai/v1")]
@@ -53,9 +56,9 @@ class Accounts:
             self._pool,
             origin,
             path,
-            urlencode(query),
+            urlencode(body.query),
             headers,
-            self._auth(body, known),
+            auth,
             dialect,
             self._plain if wire == "openai" else None,
             self._clock,
@@ -112,11 +115,11 @@ class Fixed:
 
     def __init__(self, name: str, value: str) -> None:
         header_lines(((name, value),))
-        self._headers = {name: value}
+        self.shown = {name: value}
 
     async def headers(self, method: str, host: str, target: str, body: bytes) -> Mapping[str, str]:
         """The header with the key."""
-        return self._headers
+        return self.shown
 
 
 class SigV4:

@@ -78,6 +78,12 @@ class Ask:
             self._request = request
         return self._request
 
+    def connect_timeout(self, now: float) -> float:
+        """Seconds that connecting may take, at ``now`` on the monotonic clock."""
+        left = self.deadline - now
+        connect = self.phases.connect
+        return connect if connect < left else left if left > 0.0 else 0.0
+
     def continuing(self, sent: str) -> Ask:
         """The same question with the beginning of the answer already given, for a target that continues a prefill."""
         request = self.request()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
+from urllib.parse import quote
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Unsupported, UpstreamFailed
@@ -67,12 +68,18 @@ class HttpTarget:
         self._stream_usage, self._azure_version = stream_usage, azure_version
         self._max_tokens_field, self._developer_role = max_tokens_field, developer_role
         self._facts: dict[ModelFacts, ModelFacts] = {}
+        self._targets: dict[tuple[str, str, bool], str] = {}
 
     async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
         """Put the question; returns when the reply's head is there."""
         dialect, same, body, withhold = self._written(ask, model, facts)
         operation = ask.operation if dialect.name == ask.dialect.name else _OPERATION[dialect.name]
-        target = self._target(dialect, operation, model, ask.peek.stream)
+        stream = ask.peek.stream
+        target = self._targets.get((operation, model, stream))
+        if target is None:
+            target = self._target(dialect, operation, model, stream)
+            if len(self._targets) < 10_000:
+                self._targets[(operation, model, stream)] = target
         head = self._head
         if ask.headers:
             extra = "".join(f"{name}: {value}\r\n" for name, value in ask.headers.items())
@@ -88,8 +95,8 @@ class HttpTarget:
             target,
             head,
             body,
-            connect_timeout=min(ask.phases.connect, max(0.0, ask.deadline - self._clock.monotonic())),
-            max_body=None if ask.peek.stream else MAX_BODY,
+            connect_timeout=ask.connect_timeout(self._clock.monotonic()),
+            max_body=None if stream else MAX_BODY,
         )
         source = HttpSource(upstream, ask, dialect, same, withhold, self._clock)
         try:
@@ -135,7 +142,7 @@ class HttpTarget:
     def _target(self, dialect: Dialect, operation: str, model: str, stream: bool) -> str:
         path = dialect.path(operation, model, stream)
         if self._azure_version is not None:
-            path = f"/openai/deployments/{model}{path}?api-version={self._azure_version}"
+            path = f"/openai/deployments/{quote(model, safe='')}{path}?api-version={self._azure_version}"
         target = self._base_path + path
         if self._query:
             target += ("&" if "?" in target else "?") + self._query

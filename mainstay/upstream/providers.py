@@ -50,6 +50,7 @@ PROVIDERS: dict[str, Provider] = {
             price_id="azure",
             max_tokens_field="max_completion_tokens",
             developer_role=True,
+            needs=("project",),
         ),
         Provider(
             "anthropic",
@@ -106,7 +107,7 @@ PROVIDERS: dict[str, Provider] = {
         ),
         Provider("nvidia", "openai", "https://integrate.api.nvidia.com/v1"),
         Provider("huggingface", "openai", "https://router.huggingface.co/v1", price_id="huggingface_together"),
-        Provider("databricks", "openai", "https://{resource}/serving-endpoints", needs=("resource",)),
+        Provider("databricks", "openai", "https://{resource}/serving-endpoints", needs=("project",)),
         Provider(
             "cloudflare",
             "openai",
