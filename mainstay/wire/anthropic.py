@@ -21,6 +21,7 @@ from mainstay.wire import (
     anthropic_writer,
 )
 from mainstay.wire.anthropic_cache import mark
+from mainstay.wire.anthropic_foreign import without_foreign
 from mainstay.wire.dialect import Fate, Field, Peek, Written
 from mainstay.wire.json_edit import splice
 
@@ -112,10 +113,11 @@ class Anthropic:
         cache_prompt: str | None = None,
     ) -> bytes:
         """The caller's body with the model renamed. Nothing else changes, unless ``cache_prompt`` (``5m``, ``1h``)
-        asks for cache marks: then tools, system prompt and messages are written anew."""
+        asks for cache marks: then tools, system prompt and messages are written anew; taken out are only thoughts
+        that we passed on to the caller from a provider of another format."""
         if cache_prompt is not None and operation == "messages":
-            return _with_marks(body, model, cache_prompt)
-        return body if peek.model == model else splice(body, peek.model_at, _encode(model))
+            return _with_marks(without_foreign(body), model, cache_prompt)
+        return without_foreign(body if peek.model == model else splice(body, peek.model_at, _encode(model)))
 
     def write_request(self, request: Request, model: str, facts: ModelFacts) -> Written:
         """The canonical request in this format. Raises ``Unsupported`` for what it cannot say."""

@@ -28,6 +28,7 @@ from mainstay.wire import anthropic_models
 from mainstay.wire.anthropic_cache import Block, control
 
 _ID = re.compile(r"[^A-Za-z0-9_-]")
+_MARKED = re.compile(r"[:.]")
 _MAGIC = (("/9j/", "image/jpeg"), ("iVBORw0KGgo", "image/png"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp"))
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -153,7 +154,7 @@ class _Blocks:
         return marked(block, part.cache)
 
     def _thinking(self, part: Thinking) -> Block | None:
-        if part.signature is None or part.id is not None:
+        if part.signature is None or part.id is not None or is_foreign(part.signature):
             # Anthropic takes back only what it signed; the thoughts of another provider are no part of the answer.
             self._dropped["thinking"] = None
             return None
@@ -172,6 +173,12 @@ class _Blocks:
         if part.name:
             block["title"] = part.name
         return marked(block, part.cache)
+
+
+def is_foreign(signature: str) -> bool:
+    """Whether another provider signed it: Anthropic signs in base64, and we mark those of others with a colon or a
+    point (``gemini:``, ``openai.``, ``mainstay.``)."""
+    return _MARKED.search(signature) is not None
 
 
 def marked(block: Block, cache: str | None) -> Block:

@@ -43,9 +43,10 @@ _REASONS: dict[FinishReason, str] = {
 
 
 def nested_citation(data: Mapping[str, Any]) -> Json:
-    """A citation as an annotation of chat: ``{"type": "url_citation", "url_citation": {…}}``."""
+    """A citation as an annotation of chat: ``{"type": "url_citation", "url_citation": {…}}``; another format's own
+    words for it (``native``) stay out."""
     kind = data.get("type", "url_citation")
-    return {"type": kind, kind: {name: value for name, value in data.items() if name != "type"}}
+    return {"type": kind, kind: {name: value for name, value in data.items() if name not in ("type", "native")}}
 
 
 def _signed(event: ThinkingSigned, text: str) -> Json:

@@ -28,18 +28,24 @@ NATIVE = "openai."
 """Before a canonical signature: it is ``encrypted_content`` of a Responses upstream, and only such a one can read it."""
 FOREIGN = "mainstay."
 """Before the ``encrypted_content`` that we give a caller: it is the signature of a provider of another format."""
+REDACTED = FOREIGN + "redacted."
+"""The same, where it is no signature but the thoughts themselves, encrypted."""
 
 SUMMARY_OPENING = "This is a summary of the conversation so far:\n\n"
 
 
 def signature_of(encrypted: str) -> str:
     """The canonical signature that ``encrypted_content`` stands for; it says whose it is."""
-    return encrypted.removeprefix(FOREIGN) if encrypted.startswith(FOREIGN) else NATIVE + encrypted
+    if encrypted.startswith(FOREIGN):
+        return encrypted.removeprefix(REDACTED).removeprefix(FOREIGN)
+    return NATIVE + encrypted
 
 
-def encrypted_of(signature: str) -> str:
+def encrypted_of(signature: str, redacted: bool = False) -> str:
     """The ``encrypted_content`` for a canonical signature: the inverse of ``signature_of``."""
-    return signature.removeprefix(NATIVE) if signature.startswith(NATIVE) else FOREIGN + signature
+    if signature.startswith(NATIVE):
+        return signature.removeprefix(NATIVE)
+    return (REDACTED if redacted else FOREIGN) + signature
 
 
 def refuse(message: str, field: str) -> NoReturn:
@@ -155,6 +161,9 @@ def _thinking(item: Json, where: str) -> list[Part]:
     if signature is None or signature.startswith(NATIVE):
         # The id tells other formats that the thoughts are not theirs; it may have been left out.
         identifier = string_of(item.get("id") or "", f"{where}.id")
+    if encrypted and encrypted.startswith(FOREIGN):
+        # Whether thoughts without a text are redacted is known to who made them; here it is written down.
+        return [Thinking(text, signature, redacted=encrypted.startswith(REDACTED))]
     return [Thinking(text, signature, redacted=not text, id=identifier)]
 
 

@@ -96,8 +96,13 @@ def annotation_json(data: Mapping[str, Any]) -> Json:
     if isinstance(inner, Mapping):
         del flat[kind]
     flat["type"] = kind
+    flat.pop("native", None)  # another format's own words for it
     if kind == "url_citation":
         for key, default in (("url", ""), ("title", ""), ("start_index", 0), ("end_index", 0)):
+            if flat.get(key) is None:
+                flat[key] = default
+    elif kind == "file_citation":
+        for key, default in (("file_id", ""), ("filename", ""), ("index", 0)):
             if flat.get(key) is None:
                 flat[key] = default
     return flat

@@ -213,7 +213,9 @@ class ResponsesWriter:
             del self._out[kept:]
             self._sequence = sequence
 
-    def _close_current(self, status: Status = "completed", signature: str | None = None) -> None:
+    def _close_current(
+        self, status: Status = "completed", signature: str | None = None, redacted: bool = False
+    ) -> None:
         item, self._current = self._current, None
         if item is None:
             return
@@ -222,7 +224,7 @@ class ResponsesWriter:
         else:
             self._close_summary(item)
             if signature is not None:
-                item.json["encrypted_content"] = encrypted_of(signature)
+                item.json["encrypted_content"] = encrypted_of(signature, redacted)
         if item.kind == "message":
             item.json["status"] = status
         self._done(item)
@@ -328,7 +330,7 @@ class ResponsesWriter:
             return
         if self._current is None or self._current.kind != "reasoning" or event.redacted:
             self._open_reasoning()
-        self._close_current(signature=event.signature)
+        self._close_current(signature=event.signature, redacted=event.redacted)
 
     # ---- function calls
 

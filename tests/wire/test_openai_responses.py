@@ -315,6 +315,7 @@ CONVERSATION = [
     {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "A"}, {"type": "summary_text", "text": "B"}],
      "encrypted_content": "gAAA"},
     {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "mainstay.sig"},
+    {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": "mainstay.redacted.AAAA"},
     {"type": "reasoning", "id": "rs_3", "summary": []},
     {
         "type": "message",
@@ -361,7 +362,8 @@ def test_a_conversation_is_read() -> None:
             "assistant",
             (
                 Thinking("A\n\nB", "openai.gAAA", id="rs_1"),
-                Thinking("", "sig", redacted=True),
+                Thinking("", "sig"),
+                Thinking("", "AAAA", redacted=True),
                 Text("Well"),
                 Refusal("no"),
                 ToolCall("c1", "f", "{}"),
