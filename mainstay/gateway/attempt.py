@@ -47,6 +47,8 @@ class Attempts:
         call.dropped = tuple(sorted(call.ask.dropped))
         stream = Stream(call, search, active, frames)
         reply = stream.reply
+        assert reply is not None
+        call.stream_of = stream
         reply.headers = source.headers
         if source.raw:
             reply.content_type = call.reply_type = source.content_type
@@ -56,6 +58,11 @@ class Attempts:
         """Whatever is still running is cancelled."""
         for active in call.running:
             active.cancelled()
+        # Nothing may be left that refers to itself: the collector would have to find it, at a seventh of all the time.
+        call.running = ()
+        if call.stream_of is not None:
+            call.stream_of.reply = None
+            call.stream_of = None
 
 
 class Search:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mainstay.gateway.cache import Recording
     from mainstay.gateway.content import Kept
     from mainstay.gateway.plan import Opened, Plan, Route
+    from mainstay.gateway.stream import Stream
     from mainstay.gateway.target import Target
     from mainstay.gateway.turn import Compacting, Recent, Turn
     from mainstay.upstream.ask import Ask
@@ -48,6 +49,8 @@ class Routed(Call):
     """An opening record is in the journal."""
     running: Sequence[Active] = field(init=False, default=())
     """Every attempt that was begun."""
+    stream_of: Stream | None = field(init=False, default=None)
+    """What yields the reply's frames."""
     recording: Recording | None = field(init=False, default=None)
     """What the cache keeps of the reply while it passes."""
     reply_type: str = field(init=False, default="application/json")

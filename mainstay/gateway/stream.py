@@ -34,7 +34,7 @@ class Stream:
         self._rescue: Continuation | Regeneration | None = None
         self._writer = None
         self._sent = active.progress
-        self.reply = Reply(
+        self.reply: Reply | None = Reply(
             dialect=call.dialect if active.source is not None and active.source.raw else "",
             stream=call.stream,
             frames=self,
@@ -153,7 +153,7 @@ class Stream:
         sent = self._sent
         rescue = Continuation(sent) if continues else Regeneration(sent)
         self._active, self._rescue = active, rescue
-        if self._writer is None and self.reply.dialect:
+        if self._writer is None and self.reply is not None and self.reply.dialect:
             writer = call.ask.dialect.writer(call.ask.peek.usage_wanted, request=call.body)
             writer.write(sent.condensed())  # brings the writer to where the raw bytes have left the caller
             self._writer = writer
@@ -178,7 +178,9 @@ class Stream:
             self._active, self._rescue = broken, None
             return None
         active.attempt.rescue = "continued" if rescue.continued else "regenerated"
-        self._sent = self.reply.progress = rescue.progress
+        self._sent = rescue.progress
+        if self.reply is not None:
+            self.reply.progress = rescue.progress
         call.fallback = True
         call.why.append(f"rescue by {target.name}:{active.attempt.rescue}")
         return [self._written(events)] if events else await self._frames()
