@@ -34,7 +34,7 @@ from mainstay.gateway.attempt import Attempts
 from mainstay.gateway.cache import Cache, Memory
 from mainstay.gateway.content import KeepContent
 from mainstay.gateway.count import CountTokens
-from mainstay.gateway.history import History
+from mainstay.gateway.history import History, WarmUp
 from mainstay.gateway.identify import Identify
 from mainstay.gateway.link import Link
 from mainstay.gateway.pipeline import Pipeline
@@ -93,6 +93,7 @@ class Gateway:
                 History(stored.history, self.responses, compactions, self.ids, clock, settings.max_body),
                 Resolve(random.random),
                 Admit(self.purse, self.link.ask),
+                WarmUp(),
                 CountTokens(),
                 KeepContent(self.spool, wires.by_name),
                 Cache(self.memory, clock),

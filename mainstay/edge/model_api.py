@@ -224,7 +224,8 @@ class Streaming:
         """The bytes that tell the caller that the stream broke off."""
         writer = self._writer
         if writer is None:
-            writer = self._new_writer()
+            turn = self._call.turn
+            writer = turn.ender() if isinstance(turn, Turn) else self._new_writer()
             progress = self._reply.progress if self._reply is not None else None
             if progress is not None:
                 writer.write(progress.condensed())

@@ -21,7 +21,7 @@ from mainstay.edge.status import status_of
 from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.routed import Routed
-from mainstay.gateway.turn import Recent
+from mainstay.gateway.turn import Recent, Room
 from mainstay.wire.openai_errors import write_error
 from mainstay.wire.openai_responses_socket import SocketRequest, read_message
 
@@ -79,6 +79,7 @@ class ResponsesSockets:
         self.on_error = on_error
         self.open: set[SocketConnection] = set()
         self.held = 0
+        self.room = Room()
         self._plan = plan
 
     async def answer(self, exchange: Exchange) -> None:
@@ -129,7 +130,7 @@ class SocketConnection:
         self._sockets, self._exchange, self._raw = sockets, exchange, raw
         self._limits, self._clock = sockets.limits, sockets.clock
         self._frames: Frames = Frames(ConnectionType.SERVER)
-        self._recent = Recent()
+        self._recent = Recent(sockets.room)
         # Each turn is identified by what the connection was opened with; a body of its own is always JSON.
         dropped = ("content-type", "connection", "upgrade", "sec-websocket-key", "sec-websocket-version")
         self._headers = {name: value for name, value in exchange.headers.items() if name not in dropped}
@@ -262,6 +263,7 @@ class SocketConnection:
         """The connection is over: what it held is free."""
         self._sockets.held -= self._held
         self._held = 0
+        self._recent.clear()
 
     def _asked(self, text: str, size: int) -> None:
         """Begin a turn, let it wait for its lane, or refuse it."""

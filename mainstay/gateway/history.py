@@ -19,7 +19,6 @@ from mainstay.core.usage import NOTHING
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.turn import Compacting, Past, Recent, Turn
 from mainstay.ledger.response_spool import ResponseSpool
-from mainstay.upstream.ask import Ask
 from mainstay.wire.openai_responses import COMPACT, OpenAIResponses
 from mainstay.wire.openai_responses_items import Expand, item_kind
 from mainstay.wire.openai_responses_state import read_compact, with_history
@@ -60,7 +59,7 @@ class History:
         self._ids, self._clock, self._limit = ids, clock, limit
         self._kept = Kept(clock)
 
-    def enter(self, call: Routed) -> Reply | Awaitable[Reply | None] | None:
+    def enter(self, call: Routed) -> Awaitable[None] | None:
         """Refuses with 400, 404, 413 or 503."""
         if call.dialect != _NAME:
             return None
@@ -79,14 +78,14 @@ class History:
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Nothing to settle: the door keeps the reply once it is whole."""
 
-    async def _loaded(self, call: Routed, previous: str) -> Reply | None:
+    async def _loaded(self, call: Routed, previous: str) -> None:
         try:
             past = await self._load(call.principal.team, previous)
         except NotFound as error:
             raise NotFound(error.message, field="previous_response_id", code="previous_response_not_found") from None
-        return self._whole(call, past)
+        self._whole(call, past)
 
-    def _whole(self, call: Routed, past: Past) -> Reply | None:
+    def _whole(self, call: Routed, past: Past) -> None:
         """Put ``past`` before the caller's own input, and see the request anew."""
         team = call.principal.team
 
@@ -108,14 +107,22 @@ class History:
             peek = call.peek = self._kept.peek(call.operation, call.body)
         else:
             peek = call.peek
-        old = call.ask
-        dialect = Summing(self._clock, expand) if compacts else self._kept
-        call.ask = Ask("responses", dialect, call.body, peek, old.phases, old.deadline, old.headers, old.prompt_cache)
+        ask = call.ask
+        ask.operation, ask.body, ask.peek = "responses", call.body, peek
+        ask.dialect = Summing(self._clock, expand) if compacts else self._kept
         if compacts:
-            call.ask.request()  # what cannot be compacted is refused before anything is held for it
-        if call.warm_up:
-            return Reply("", True, _nothing(peek.model))
-        return None
+            ask.request()  # what cannot be compacted is refused before anything is held for it
+
+
+class WarmUp:
+    """Answers, once it is admitted, a request for which no answer is wanted: it is kept for later turns."""
+
+    def enter(self, call: Routed) -> Reply | None:
+        """A reply that says nothing; None for every other call."""
+        return Reply("", True, _nothing(call.peek.model)) if call.warm_up else None
+
+    def leave(self, call: Routed, error: BaseException | None) -> None:
+        """Nothing to settle."""
 
 
 class Kept(OpenAIResponses):

@@ -32,6 +32,10 @@ _encode = msgspec.json.encode
 _UNSAID = re.compile(rb'"previous_response_id":\s*null')
 
 
+_MEMORY = 4
+"""How much more room items need than their JSON does."""
+
+
 class _Head(msgspec.Struct):
     id: str
 
@@ -58,13 +62,20 @@ class Past(NamedTuple):
     size: int = 0
 
 
-class Recent:
-    """The last responses of one connection, stored or not: at most ``count`` of them with ``limit`` bytes together."""
+class Room:
+    """How many bytes all connections of the process may remember together."""
 
-    def __init__(self, count: int = 16, limit: int = 64 * 1024 * 1024) -> None:
-        self._count, self._limit = count, limit
+    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Recent:
+    """The last ``count`` responses of one connection, stored or not, as far as there is room."""
+
+    def __init__(self, room: Room, count: int = 16) -> None:
+        self._room, self._count = room, count
         self._known: OrderedDict[str, Past] = OrderedDict()
-        self._size = 0
 
     def find(self, identifier: str) -> Past | None:
         """What a turn must know that continues the response; None if it is not (or no longer) among these."""
@@ -73,10 +84,20 @@ class Recent:
     def put(self, identifier: str, past: Past) -> None:
         """Remember a response, with all that came before it."""
         before = self._known.pop(identifier, None)
-        self._size += past.size - (before.size if before is not None else 0)
+        if before is not None:
+            self._room.used -= before.size
         self._known[identifier] = past
-        while len(self._known) > 1 and (len(self._known) > self._count or self._size > self._limit):
-            self._size -= self._known.popitem(last=False)[1].size
+        self._room.used += past.size
+        while self._known and (len(self._known) > self._count or self._room.used > self._room.limit):
+            self._drop()
+
+    def clear(self) -> None:
+        """The connection is over."""
+        while self._known:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._room.used -= self._known.popitem(last=False)[1].size
 
 
 class Turn:
@@ -113,6 +134,11 @@ class Turn:
         self._writer = ResponsesWriter(self._clock, self.body, self._stamp)
         return self._writer
 
+    def ender(self) -> ResponsesWriter:
+        """The writer that says how a stream broke off which passed through: it goes on with the upstream's own id."""
+        stamped = {name: value for name, value in self._stamp.items() if name != "id"}
+        return ResponsesWriter(self._clock, self.body, stamped)
+
     def reply(self, call: Routed, events: Sequence[Event]) -> bytes:
         """A translated plain reply."""
         writer = self.writer()
@@ -144,6 +170,12 @@ class Turn:
         """The reply is whole: hand it over to be stored, and remember it on its connection."""
         if not self._store and call.recent is None:
             return
+        try:
+            self._keep(call)
+        except UnicodeEncodeError:  # a lone surrogate in what was said: there are no bytes for it
+            self._spool.dropped += 1
+
+    def _keep(self, call: Routed) -> None:
         response = self._response()
         if response is None:
             return
@@ -162,12 +194,12 @@ class Turn:
                     b"" if given == b"null" else given,
                     _encode(past.unstored) if past.unstored else b"",
                     past.stored,
-                    call.user,
+                    None if call.user is None else call.user.encode("utf-8", "replace").decode(),
                 )
             )
         if call.recent is not None:
             said = (*stored_input(self.body), *output_items(response))
-            size = past.size + len(self.body) + len(response)
+            size = past.size + _MEMORY * (len(self.body) + len(response))
             items = past.items + said
             if stored:
                 call.recent.put(identifier, Past(items, call.id, past.root or call.id, (), size))
