@@ -66,6 +66,7 @@ class Accounts:
             azure_version=azure,
             max_tokens_field=known.max_tokens_field,
             developer_role=known.developer_role,
+            top_k=known.top_k or None,
         )
 
     def _auth(self, body: kinds.Provider, known: Provider) -> Auth | None:

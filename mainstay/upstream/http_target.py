@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote
@@ -12,7 +12,9 @@ from mainstay.core.errors import Unsupported, UpstreamFailed
 from mainstay.core.event import End, Event, Frame, UsageSeen
 from mainstay.core.model import ModelFacts
 from mainstay.upstream.ask import Ask
+from mainstay.core.usage import Usage
 from mainstay.upstream.http import Origin, Pool, Upstream
+from mainstay.upstream.http_translated import translated
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect, Reader
 
@@ -59,6 +61,7 @@ class HttpTarget:
         azure_version: str | None = None,
         max_tokens_field: str | None = None,
         developer_role: bool | None = None,
+        top_k: bool | None = None,
     ) -> None:
         self._pool, self._origin, self._base_path, self._query = pool, origin, base_path, query
         lines = [f"host: {origin.authority}", "content-type: application/json", "accept-encoding: gzip"]
@@ -66,14 +69,21 @@ class HttpTarget:
         self._head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         self._auth, self._dialect, self._plain, self._clock = auth, dialect, plain, clock
         self._stream_usage, self._azure_version = stream_usage, azure_version
-        self._max_tokens_field, self._developer_role = max_tokens_field, developer_role
+        self._max_tokens_field, self._developer_role, self._top_k = max_tokens_field, developer_role, top_k
         self._facts: dict[ModelFacts, ModelFacts] = {}
+        self._vertex = "/publishers/" in base_path
         self._targets: dict[tuple[str, str, bool], str] = {}
 
     async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
         """Put the question; returns when the reply's head is there."""
-        dialect, same, body, withhold = self._written(ask, model, facts)
-        operation = ask.operation if dialect.name == ask.dialect.name else _OPERATION[dialect.name]
+        read: Callable[[bytes], tuple[bytes, Usage]] | None = None
+        other = translated(ask, self._dialect, model, self._with_own(facts), self._vertex) if self._counts(ask) else None
+        if other is not None:
+            dialect, same, withhold, operation = self._dialect, False, False, ask.operation
+            body, read = other
+        else:
+            dialect, same, body, withhold = self._written(ask, model, facts)
+            operation = ask.operation if dialect.name == ask.dialect.name else _OPERATION[dialect.name]
         stream = ask.peek.stream
         target = self._targets.get((operation, model, stream))
         if target is None:
@@ -98,13 +108,17 @@ class HttpTarget:
             connect_timeout=ask.connect_timeout(self._clock.monotonic()),
             max_body=None if stream else MAX_BODY,
         )
-        source = HttpSource(upstream, ask, dialect, same, withhold, self._clock)
+        source = HttpSource(upstream, ask, dialect, same, withhold, self._clock, read)
         try:
             await source.begin()
         except BaseException:
             source.close()
             raise
         return source
+
+    def _counts(self, ask: Ask) -> bool:
+        """Whether ``ask`` is one of the few that are translated without being a conversation."""
+        return ask.operation in ("embeddings", "count_tokens") and ask.dialect.name != self._dialect.name
 
     def _written(self, ask: Ask, model: str, facts: ModelFacts) -> tuple[Dialect, bool, bytes, bool]:
         caller = ask.dialect
@@ -132,6 +146,7 @@ class HttpTarget:
                 facts,
                 max_tokens_field=facts.max_tokens_field or self._max_tokens_field,
                 roles_developer=self._developer_role if facts.roles_developer is None else facts.roles_developer,
+                top_k=self._top_k if facts.top_k is None else facts.top_k,
                 stream_usage=self._stream_usage if facts.stream_usage is None else facts.stream_usage,
             )
             if len(self._facts) >= 256:
@@ -177,7 +192,16 @@ _OPERATION = {
 class HttpSource:
     """One reply of a provider."""
 
-    def __init__(self, upstream: Upstream, ask: Ask, dialect: Dialect, raw: bool, withhold: bool, clock: Clock) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        ask: Ask,
+        dialect: Dialect,
+        raw: bool,
+        withhold: bool,
+        clock: Clock,
+        read: Callable[[bytes], tuple[bytes, Usage]] | None = None,
+    ) -> None:
         self.dialect, self.raw = dialect, raw
         self.stream = ask.peek.stream
         self.status = 0
@@ -186,6 +210,7 @@ class HttpSource:
         self.headers: list[tuple[str, str]] = []
         self.done = False
         self._upstream, self._ask, self._withhold, self._clock = upstream, ask, withhold, clock
+        self._translated = read
         self._reader: Reader | None = None
         self._finished = False
         self._content = False
@@ -271,6 +296,10 @@ class HttpSource:
                 pieces.append(data)
         body = first if pieces is None else b"".join(pieces)
         self._finished = self.done = True
+        if self._translated is not None:
+            body, usage = self._translated(body)
+            self.raw, self.content_type = True, "application/json"  # it is the caller's format now
+            return [Frame(body, (UsageSeen(usage), End()))]
         if self.stream:  # it was asked for a stream and answered plainly: its events are the stream
             self.raw = False
             return [Frame(None, self._read(body))]

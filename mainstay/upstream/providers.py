@@ -25,6 +25,7 @@ class Provider:
     stream_usage: bool = True  # understands stream_options.include_usage
     max_tokens_field: str = "max_tokens"  # how chat bounds the answer
     developer_role: bool = False  # knows the role "developer"
+    top_k: bool = False  # chat takes top_k and min_p
     local: bool = False  # usually runs on the caller's own machine or network, without a key
     needs: tuple[str, ...] = field(default=())  # what the bundle must give beside a key
 
@@ -92,12 +93,12 @@ PROVIDERS: dict[str, Provider] = {
             price_id="groq",
             max_tokens_field="max_completion_tokens",
         ),
-        Provider("together", "openai", "https://api.together.xyz/v1", price_id="together"),
-        Provider("fireworks", "openai", "https://api.fireworks.ai/inference/v1", price_id="fireworks"),
+        Provider("together", "openai", "https://api.together.xyz/v1", price_id="together", top_k=True),
+        Provider("fireworks", "openai", "https://api.fireworks.ai/inference/v1", price_id="fireworks", top_k=True),
         Provider("deepseek", "openai", "https://api.deepseek.com/v1", price_id="deepseek"),
         Provider("xai", "openai", "https://api.x.ai/v1", price_id="x-ai"),
         Provider("perplexity", "openai", "https://api.perplexity.ai", price_id="perplexity", stream_usage=False),
-        Provider("openrouter", "openai", "https://openrouter.ai/api/v1", price_id="openrouter"),
+        Provider("openrouter", "openai", "https://openrouter.ai/api/v1", price_id="openrouter", top_k=True),
         Provider(
             "cerebras",
             "openai",
@@ -105,8 +106,8 @@ PROVIDERS: dict[str, Provider] = {
             price_id="cerebras",
             max_tokens_field="max_completion_tokens",
         ),
-        Provider("nvidia", "openai", "https://integrate.api.nvidia.com/v1"),
-        Provider("huggingface", "openai", "https://router.huggingface.co/v1", price_id="huggingface_together"),
+        Provider("nvidia", "openai", "https://integrate.api.nvidia.com/v1", top_k=True),
+        Provider("huggingface", "openai", "https://router.huggingface.co/v1", price_id="huggingface_together", top_k=True),
         Provider("databricks", "openai", "https://{resource}/serving-endpoints", needs=("project",)),
         Provider(
             "cloudflare",
@@ -115,10 +116,10 @@ PROVIDERS: dict[str, Provider] = {
             needs=("project",),
         ),
         Provider("ollama", "openai", "http://127.0.0.1:11434/v1", local=True),
-        Provider("vllm", "openai", "http://127.0.0.1:8000/v1", local=True),
-        Provider("sglang", "openai", "http://127.0.0.1:30000/v1", local=True),
-        Provider("lmstudio", "openai", "http://127.0.0.1:1234/v1", local=True),
-        Provider("llamacpp", "openai", "http://127.0.0.1:8080/v1", local=True),
+        Provider("vllm", "openai", "http://127.0.0.1:8000/v1", local=True, top_k=True),
+        Provider("sglang", "openai", "http://127.0.0.1:30000/v1", local=True, top_k=True),
+        Provider("lmstudio", "openai", "http://127.0.0.1:1234/v1", local=True, top_k=True),
+        Provider("llamacpp", "openai", "http://127.0.0.1:8080/v1", local=True, top_k=True),
         Provider("sim", "sim", "sim://local", auth="none", local=True),
     )
 }
