@@ -36,6 +36,7 @@ class Identify:
             )
         call.principal, call.opened_by = key.principal, key
         if call.refusal is not None:
+            self._headers(call)
             raise call.refusal
         dialect = self._plain if call.operation in PLAIN_OPERATIONS else self._dialects[call.dialect]
         content_type = headers.get("content-type", "application/json")
