@@ -11,6 +11,7 @@ from mainstay.core.errors import Invalid, MainstayError, Unavailable, Unsupporte
 from mainstay.core.event import Frame
 from mainstay.gateway.active import Active
 from mainstay.gateway.admit import bound_at
+from mainstay.gateway.count import estimated, stands_in
 from mainstay.gateway.retry import MOST_ATTEMPTS, Pace, decide, pause
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.stream import Stream
@@ -40,7 +41,12 @@ class Attempts:
         call.opened = True
         call.to.retry_budget.called()
         search = Search(call, self._clock, self._chance, self._sleep)
-        active, frames = await search.run()
+        try:
+            active, frames = await search.run()
+        except MainstayError:
+            if stands_in(call):
+                return estimated(call)
+            raise
         source = active.source
         assert source is not None
         call.model, call.provider = active.target.name, active.target.provider

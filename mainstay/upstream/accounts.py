@@ -60,7 +60,7 @@ class Accounts:
             headers,
             auth,
             dialect,
-            self._plain if wire == "openai" else None,
+            self._plain if wire in ("openai", "openai-responses") else None,
             self._clock,
             stream_usage=known.stream_usage and wire == "openai",
             azure_version=azure,

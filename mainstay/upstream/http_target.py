@@ -11,10 +11,10 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import Unsupported, UpstreamFailed
 from mainstay.core.event import End, Event, Frame, UsageSeen
 from mainstay.core.model import ModelFacts
-from mainstay.upstream.ask import Ask
 from mainstay.core.usage import Usage
+from mainstay.upstream.ask import Ask
 from mainstay.upstream.http import Origin, Pool, Upstream
-from mainstay.upstream.http_translated import translated
+from mainstay.upstream.http_translated import TRANSLATED, translated
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect, Reader
 
@@ -77,7 +77,9 @@ class HttpTarget:
     async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
         """Put the question; returns when the reply's head is there."""
         read: Callable[[bytes], tuple[bytes, Usage]] | None = None
-        other = translated(ask, self._dialect, model, self._with_own(facts), self._vertex) if self._counts(ask) else None
+        other = None
+        if ask.operation in TRANSLATED:
+            other = translated(ask, self._dialect, model, self._with_own(facts), self._vertex)
         if other is not None:
             dialect, same, withhold, operation = self._dialect, False, False, ask.operation
             body, read = other
@@ -115,10 +117,6 @@ class HttpTarget:
             source.close()
             raise
         return source
-
-    def _counts(self, ask: Ask) -> bool:
-        """Whether ``ask`` is one of the few that are translated without being a conversation."""
-        return ask.operation in ("embeddings", "count_tokens") and ask.dialect.name != self._dialect.name
 
     def _written(self, ask: Ask, model: str, facts: ModelFacts) -> tuple[Dialect, bool, bytes, bool]:
         caller = ask.dialect

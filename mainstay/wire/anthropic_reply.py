@@ -23,6 +23,7 @@ from mainstay.core.event import (
     ToolStart,
     UsageSeen,
 )
+from mainstay.core.usage import NOTHING
 from mainstay.wire.anthropic_errors import failure_kind
 from mainstay.wire.anthropic_message import (
     ContentBlock,
@@ -230,7 +231,7 @@ def glance(operation: str, body: bytes) -> tuple[Event, ...]:
     if operation == "count_tokens":
         if message.input_tokens is None:
             raise UpstreamFailed("unreadable", "the provider's reply has no input_tokens", body=body)
-        return (Start("", ""), End())
+        return (Start("", ""), UsageSeen(NOTHING), End())  # counting costs nothing
     return tuple(event for event in _envelope(message, body, ()) if not isinstance(event, RefusalDelta))
 
 

@@ -29,7 +29,7 @@ from mainstay.core.event import (
     ToolStart,
     UsageSeen,
 )
-from mainstay.core.usage import Usage
+from mainstay.core.usage import NOTHING, Usage
 from mainstay.wire.anthropic import Anthropic
 
 # The machine may be busy with other tests.
@@ -249,7 +249,7 @@ def test_a_glance_sees_no_content() -> None:
         UsageSeen(Usage(20, 5, cached_input=7, cache_write=3, reasoning=2)),
         End(),
     )
-    assert DIALECT.glance("count_tokens", b'{"input_tokens": 14}') == (Start("", ""), End())
+    assert DIALECT.glance("count_tokens", b'{"input_tokens": 14}') == (Start("", ""), UsageSeen(NOTHING), End())
 
 
 def test_the_reason_of_a_refusal_is_told() -> None:
