@@ -26,7 +26,8 @@ from mainstay.edge.door import Door
 from mainstay.edge.http import Exchange, HttpLimits, HttpServer
 from mainstay.edge.model_api import ModelApi
 from mainstay.edge.passing import ControlDoor
-from mainstay.edge.responses_socket import ResponsesSockets, SocketLimits
+from mainstay.edge.responses_socket import ResponsesSockets
+from mainstay.edge.socket_connection import SocketLimits
 from mainstay.edge.status import status_of
 from mainstay.edge.stored_responses import ResponsesApi, StoredResponses
 from mainstay.gateway.admit import Admit

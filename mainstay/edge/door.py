@@ -10,7 +10,8 @@ from mainstay.core.errors import Invalid, MainstayError, NotFound, Unauthenticat
 from mainstay.edge.http import Exchange
 from mainstay.edge.model_api import ENDPOINTS, ModelApi
 from mainstay.edge.passing import ControlDoor
-from mainstay.edge.responses_socket import PATH, ResponsesSockets, asks_for_upgrade
+from mainstay.edge.responses_socket import ResponsesSockets, asks_for_upgrade
+from mainstay.edge.socket_connection import PATH
 from mainstay.edge.status import retry_after, status_of
 from mainstay.edge.stored_responses import ResponsesApi
 from mainstay.gateway.identify import secret
