@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _KINDS: frozenset[str] = frozenset(FailureKind.__args__)  # type: ignore[attr-defined]
 
+_FILTERED = ("content_filter", "refusal")
+
 # What ends a stream in each format where a provider says that it has finished, but not that it has ended.
 _TERMINAL = {"openai": b"data: [DONE]\n\n", "anthropic": b'event: message_stop\ndata: {"type":"message_stop"}\n\n'}
 
@@ -69,6 +71,10 @@ class Active:
             before = self._clock.monotonic()
             try:
                 frames = await source.next()
+            except UpstreamFailed:
+                if not (source.stream and self._finished()):
+                    raise
+                frames = []  # nothing but the terminal sign is missing
             finally:
                 self._call.upstream_seconds += self._clock.monotonic() - before
             if not frames:
@@ -102,10 +108,26 @@ class Active:
         progress = self.progress
         if source.done or progress.end:
             return []
-        if progress.finished:
+        if self._finished():
             progress.end = True
             return [Frame(_TERMINAL.get(source.dialect.name, b"") if source.raw else None, (End(),))]
         raise UpstreamFailed("cut", f"{self.target.name} ended its answer before it was complete")
+
+    def _finished(self) -> bool:
+        """Every choice that was asked for, and every one that said something, has ended."""
+        progress = self.progress
+        return len(progress.finishes) >= self._call.peek.n and progress.finished
+
+    def filtered(self, frames: list[Frame]) -> bool:
+        """Whether ``frames``, the first of the reply, say that the provider's filter let no content through."""
+        seen = self.progress
+        if not seen.finishes or any(finish.reason not in _FILTERED for finish in seen.finishes.values()):
+            return False
+        if not self._call.stream and frames and frames[0].raw is not None:
+            assert self.source is not None
+            seen = Progress()  # of a plain reply that passes through, only the outside was looked at
+            seen.see(self.source.dialect.read_reply(frames[0].raw))
+        return not any(text for _, _, text in seen.shape())
 
     def succeeded(self) -> None:
         """The reply is whole."""

@@ -129,7 +129,12 @@ class Search:
         while True:
             tries += 1
             try:
-                return await self.attempt(target)
+                active, frames = await self.attempt(target)
+                if others and rule.on_filter == "fallback" and active.filtered(frames):
+                    failure = UpstreamFailed("content_filter", f"{target.name} filtered the whole of its answer")
+                    active.failed(failure)
+                    raise failure
+                return active, frames
             except UpstreamFailed as failure:
                 step = self._after(failure, target, tries, others)
                 if step == "final":
