@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def run(settings: Settings) -> int:
 def greeting(settings: Settings, port: int, key: str) -> str:
     """What the demo says once it answers."""
     base = f"http://{settings.host}:{port}"
+    headers = f'-H "authorization: Bearer {key}" -H "content-type: application/json"'
+    body = '{"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}'
     return f"""
 The demo answers at {base}   (all of it simulated: no model is asked)
 
@@ -67,12 +70,11 @@ The demo answers at {base}   (all of it simulated: no model is asked)
 
 Try it:
 
-curl {base}/v1/chat/completions -H "authorization: Bearer {key}" -H "content-type: application/json" \\
-  -d '{{"model": "chat", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+curl {base}/v1/chat/completions {headers} -d '{body}'
 
 See what happened:
 
-{_command()} calls --home {settings.home}
+{_command()} calls --home {shlex.quote(str(settings.home))}
 """
 
 
