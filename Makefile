@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8080
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
@@ -24,7 +25,7 @@ $(TEST_STAMP): $(STAMP) requirements-test.lock
 	@touch $@
 
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
