@@ -101,8 +101,8 @@ class History:
             call.body = with_history(call.body, items, None if compacts else expand)
             if len(call.body) > self._limit:
                 raise TooLarge(
-                    f"the conversation has {len(call.body)} bytes, over the limit of {self._limit}; compact it and go "
-                    "on with the compacted items as input"
+                    f"the conversation has {len(call.body)} bytes, over the limit of {self._limit}; go on with a shorter "
+                    "one as input"
                 )
             peek = call.peek = self._kept.peek(call.operation, call.body)
         else:

@@ -210,8 +210,8 @@ class Responses:
             chain.append(earlier)
         if sum(one.size for one in chain) > self._limit:
             raise TooLarge(
-                f"the conversation that {row.id[:100]!r} ends is over the limit of {self._limit} bytes; compact it and "
-                "go on with the compacted items as input"
+                f"the conversation that {row.id[:100]!r} ends is over the limit of {self._limit} bytes; go on with a "
+                "shorter one as input"
             )
         found: list[StoredResponse] = []
         chain.reverse()
