@@ -32,6 +32,13 @@ class Asked:
     def stream(self) -> bool:
         return bool(self.json.get("stream")) or "stream" in self.target
 
+    @property
+    def model(self) -> str:
+        try:
+            return str(self.json["model"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
 
 class Wire:
     """The connection of one request, to be written to."""
@@ -71,12 +78,26 @@ class Wire:
 Behaviour = Callable[[Wire, Asked], Awaitable[None]]
 
 
+@dataclass
+class Part:
+    """One model of a provider: ``script`` has the behaviours of its next requests; after it, ``default``."""
+
+    default: Behaviour
+    script: list[Behaviour] = field(default_factory=list[Behaviour])
+    asked: list[Asked] = field(default_factory=list[Asked])
+    times: list[float] = field(default_factory=list[float])
+
+
 class Provider:
-    """Listens on a free port. ``script`` has the behaviours of the next requests; after it, ``default``."""
+    """Listens on a free port. ``script`` has the behaviours of the next requests; after it, ``default``.
+
+    A model may have a part of its own, so that many cases can run at once: see ``part``.
+    """
 
     def __init__(self, default: Behaviour) -> None:
         self.default = default
         self.script: list[Behaviour] = []
+        self.parts: dict[str, Part] = {}
         self.asked: list[Asked] = []
         self.times: list[float] = []
         self.port = 0
@@ -86,6 +107,22 @@ class Provider:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def part(self, model: str) -> Part:
+        """What happens to requests for ``model``, apart from all others."""
+        return self.parts.setdefault(model, Part(self.default))
+
+    def _behaviour(self, asked: Asked) -> Behaviour:
+        now = asyncio.get_running_loop().time()
+        self.asked.append(asked)
+        self.times.append(now)
+        if self.parts:
+            part = self.parts.get(asked.model)
+            if part is not None:
+                part.asked.append(asked)
+                part.times.append(now)
+                return part.script.pop(0) if part.script else part.default
+        return self.script.pop(0) if self.script else self.default
 
     async def __aenter__(self) -> Provider:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=64 * 1024 * 1024)
@@ -111,9 +148,7 @@ class Provider:
                 headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines if line)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 asked = Asked(method, target, headers, body)
-                self.asked.append(asked)
-                self.times.append(asyncio.get_running_loop().time())
-                behaviour = self.script.pop(0) if self.script else self.default
+                behaviour = self._behaviour(asked)
                 wire = Wire(reader, writer)
                 answering = asyncio.ensure_future(behaviour(wire, asked))
                 gone = asyncio.ensure_future(self._gone(reader, writer))
@@ -323,3 +358,46 @@ def raw(head: str, body: bytes, close: bool = True) -> Behaviour:
             wire.writer.close()
 
     return behave
+
+
+def anew(tokens: list[str] = TOKENS) -> Behaviour:
+    """Answers as Anthropic does, and begins from the beginning whatever beginning it was given."""
+
+    async def behave(wire: Wire, asked: Asked) -> None:
+        await wire.head(200, SSE)
+        for event in messages_events(tokens):
+            await wire.chunk(event)
+        await wire.end()
+
+    return behave
+
+
+CHAT_ERROR = b'data: {"error":{"message":"The server had an error","type":"server_error","code":null}}\n\n'
+MESSAGES_ERROR = _sse("error", {"error": {"type": "overloaded_error", "message": "Overloaded"}})
+
+
+def chat_tool_events(arguments: list[str], name: str = "look_up") -> list[bytes]:
+    """A stream with one tool call, its arguments in those pieces."""
+    opened = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
+    events = [chat_chunk({"role": "assistant", "content": None, "tool_calls": [opened]})]
+    for piece in arguments:
+        events.append(chat_chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}))
+    return [*events, chat_chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
+
+
+def messages_tool_events(arguments: list[str], name: str = "look_up") -> list[bytes]:
+    """The same as Anthropic says it."""
+    events = messages_events([])[:1]
+    block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
+    events.append(_sse("content_block_start", {"index": 0, "content_block": block}))
+    for piece in arguments:
+        delta = {"type": "input_json_delta", "partial_json": piece}
+        events.append(_sse("content_block_delta", {"index": 0, "delta": delta}))
+    events.append(_sse("content_block_stop", {"index": 0}))
+    stop = {"stop_reason": "tool_use", "stop_sequence": None}
+    return [*events, _sse("message_delta", {"delta": stop, "usage": {"output_tokens": 9}}), _sse("message_stop", {})]
+
+
+def played(events: list[bytes]) -> Behaviour:
+    """A stream of just these events, ended cleanly."""
+    return broken_off(events, "close")

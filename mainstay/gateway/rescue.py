@@ -34,8 +34,9 @@ class Regeneration:
         self._fresh = Progress()
         self._caught_up = not self._sent
         self._open_tools = {(kind, choice) for kind, choice, _ in self._sent if kind.startswith("tool")}
+        self._closed = frozenset(sent.finishes)  # choices that the caller has whole
         self.progress = Progress()
-        self.progress.see(sent.condensed())
+        self.progress.see([*sent.condensed(), *sent.finishes.values()])
 
     def feed(self, events: list[Event]) -> list[Event]:
         """Of ``events``, what the caller does not have yet."""
@@ -58,7 +59,7 @@ class Regeneration:
     def _pass(self, events: list[Event]) -> list[Event]:
         passed: list[Event] = []
         for event in events:
-            if isinstance(event, Start | ThinkingDelta | ThinkingSigned):
+            if isinstance(event, Start | ThinkingDelta | ThinkingSigned) or self._has(event):
                 continue
             if isinstance(event, ToolStart):
                 key = (f"tool{event.tool}", event.choice)
@@ -68,6 +69,9 @@ class Regeneration:
             passed.append(event)
         self.progress.see(passed)
         return passed
+
+    def _has(self, event: Event) -> bool:
+        return bool(self._closed) and getattr(event, "choice", None) in self._closed
 
     def _covers(self) -> bool:
         """Whether the new answer has reached what was sent; raises when it went another way."""
@@ -133,7 +137,7 @@ class Continuation:
         self._decided = False
         self._trailing = self._text[len(self._text.rstrip()) :]
         self.progress = Progress()
-        self.progress.see(sent.condensed())
+        self.progress.see([*sent.condensed(), *sent.finishes.values()])
 
     @property
     def continued(self) -> bool:
@@ -162,7 +166,7 @@ class Continuation:
     def _decide(self) -> list[Event]:
         self._decided = True
         held, self._held = self._held, []
-        probe = self._new[:_PROBE]
+        probe = self._new[: min(_PROBE, len(self._text))]
         if len(probe) >= min(8, len(self._text)) and self._text.startswith(probe):
             self._again = Regeneration(self._sent)
             return self._noted(self._again.feed(held))
