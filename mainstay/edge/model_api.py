@@ -101,7 +101,9 @@ class ModelApi:
         write = exchange.send_later(reply.status, headers)
         self._journal.after_flush(lambda: write(body))
 
-    def _failed(self, exchange: Answerable, call: Routed, dialect: Dialect, running: Streaming, error: Exception) -> None:
+    def _failed(
+        self, exchange: Answerable, call: Routed, dialect: Dialect, running: Streaming, error: Exception
+    ) -> None:
         shown = (
             error
             if isinstance(error, MainstayError)
@@ -250,8 +252,12 @@ def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
             headers.append(("x-mainstay-cost-usd", usd(call.cost)))
         overhead = (clock.monotonic() - call.started - call.upstream_seconds) * 1000
         headers.append(("x-mainstay-overhead-ms", f"{max(overhead, 0.0):.3f}"))
-    headers += call.reply_headers
+    headers += [(name, value if _sendable(value) else _latin(value)) for name, value in call.reply_headers]
     return headers
+
+
+def _sendable(value: str) -> bool:
+    return len(value) < 2000 and value.isascii() and value.isprintable()
 
 
 def _latin(text: str) -> str:

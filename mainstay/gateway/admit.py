@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from math import ceil
 
-from mainstay.access.purse import Hold, Purse
-from mainstay.access.rules import Claim, Rule, claims
+from mainstay.access.purse import Hold, Purse, Remaining
+from mainstay.access.rules import REQUESTS, TOKENS, Claim, Rule, claims
 from mainstay.access.waiting import Ask
 from mainstay.core.errors import Invalid, OverLimit
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
 from mainstay.core.money import Nano
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Target
+
+_TOLD = (REQUESTS, TOKENS)
+_MOST_WARNINGS = 4
 
 
 class Admit:
@@ -32,13 +36,33 @@ class Admit:
         hold = self._purse.try_hold(wanted)
         if isinstance(hold, Hold):
             call.hold = hold
-            return self._by_model(call) if by_model else None
+            if by_model:
+                return self._by_model(call)
+            self._tell(call)
+            return None
         return self._wait(call, wanted)
 
     async def _wait(self, call: Routed, wanted: list[Claim]) -> None:
-        call.hold = await self._purse.acquire(wanted, self._ask)
+        try:
+            call.hold = await self._purse.acquire(wanted, self._ask)
+        except OverLimit:
+            self._tell(call)
+            raise
         if call.plan.by_model:
             await self._by_model(call)
+        else:
+            self._tell(call)
+
+    def _tell(self, call: Routed) -> None:
+        """Tell the caller, in headers, what is left of its limits and which budgets are nearly used up."""
+        limited = [claim for claim in call.claims if claim.rule.code in _TOLD]
+        if limited:
+            call.reply_headers += rate_headers(self._purse.remaining(limited))
+        warnings = call.hold.warnings if call.hold is not None else []
+        for hold in call.model_holds.values():
+            warnings = warnings + hold.warnings
+        if warnings:
+            call.reply_headers += (("x-mainstay-warning", "; ".join(warnings[:_MOST_WARNINGS])),)
 
     async def _by_model(self, call: Routed) -> None:
         """Budgets by model: a target whose budget is used up is passed over."""
@@ -60,6 +84,7 @@ class Admit:
                     refused = error
                     continue
             fit.append(target)
+        self._tell(call)
         if not fit and refused is not None:
             raise refused
         call.order = fit
@@ -108,6 +133,38 @@ class Admit:
                 field="model",
                 code="unpriced_model",
             )
+
+
+def rate_headers(found: Sequence[Remaining]) -> tuple[tuple[str, str], ...]:
+    """The ``x-ratelimit-*`` headers, as OpenAI names them: of several limits on the same thing, the tightest."""
+    requests: Remaining | None = None
+    tokens: Remaining | None = None
+    for one in found:
+        if one.claim.rule.code == REQUESTS:
+            if requests is None or one.remaining < requests.remaining:
+                requests = one
+        elif tokens is None or one.remaining < tokens.remaining:
+            tokens = one
+    headers: tuple[tuple[str, str], ...] = ()
+    if requests is not None:
+        headers = (
+            ("x-ratelimit-limit-requests", str(requests.limit)),
+            ("x-ratelimit-remaining-requests", str(requests.remaining)),
+            ("x-ratelimit-reset-requests", _span(requests.reset)),
+        )
+    if tokens is not None:
+        headers += (
+            ("x-ratelimit-limit-tokens", str(tokens.limit)),
+            ("x-ratelimit-remaining-tokens", str(tokens.remaining)),
+            ("x-ratelimit-reset-tokens", _span(tokens.reset)),
+        )
+    return headers
+
+
+def _span(seconds: float) -> str:
+    """Whole seconds, rounded up, as OpenAI writes them: ``0s``, ``59s``, ``1m0s``."""
+    whole = ceil(seconds)
+    return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60}s"
 
 
 def bound_at(target: Target, call: Routed) -> Nano | None:
