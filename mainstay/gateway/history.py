@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,13 +22,16 @@ from mainstay.gateway.turn import Compacting, Past, Recent, Turn
 from mainstay.ledger.response_spool import ResponseSpool
 from mainstay.wire.openai_responses import COMPACT, OpenAIResponses
 from mainstay.wire.openai_responses_items import Expand, item_kind
-from mainstay.wire.openai_responses_state import read_compact, with_history
+from mainstay.wire.openai_responses_state import read_compact, stored_input, with_history, with_references
 
 Load = Callable[[str, str], Awaitable[Past]]
 """What a turn of a team must know that continues the response of that id. Raises ``NotFound`` or ``Unavailable``."""
 
 _NAME = OpenAIResponses.name
 _COMPACTION = b'"compaction"'
+_REFERENCE = b'"item_reference"'
+_OURS = re.compile(r"[a-z]+_([0-9a-z]{26})_[0-9]+")
+"""The id of an item in a reply that we translated: it has the id of the response in it."""
 _PLACED = ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 
 
@@ -70,20 +74,52 @@ class History:
         else:
             store = asked.store is not False
             call.turn = Turn(call.body, previous, store, self._spool, self._ids, self._clock)
-        if previous is None:
-            return self._whole(call, Past())
-        past = _recent(call.recent, previous)
-        return self._whole(call, past) if past is not None else self._loaded(call, previous)
+        references = _references(call.body)
+        past = Past() if previous is None else _recent(call.recent, previous)
+        if past is not None and not references:
+            return self._whole(call, past)
+        return self._loaded(call, past, previous, references)
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Nothing to settle: the door keeps the reply once it is whole."""
 
-    async def _loaded(self, call: Routed, previous: str) -> None:
-        try:
-            past = await self._load(call.principal.team, previous)
-        except NotFound as error:
-            raise NotFound(error.message, field="previous_response_id", code="previous_response_not_found") from None
-        self._whole(call, past)
+    async def _loaded(
+        self, call: Routed, past: Past | None, previous: str | None, references: Mapping[str, str]
+    ) -> None:
+        if past is None and previous is not None:
+            try:
+                past = await self._load(call.principal.team, previous)
+            except NotFound as error:
+                code = "previous_response_not_found"
+                raise NotFound(error.message, field="previous_response_id", code=code) from None
+        if references:
+            items = await self._referred(call, references)
+            call.body = with_references(call.body, items)
+            if isinstance(call.turn, Turn):
+                call.turn.body = call.body
+            call.peek = self._kept.peek(call.operation, call.body)
+        self._whole(call, past or Past())
+
+    async def _referred(self, call: Routed, references: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+        """The items that the input refers to, by their ids."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for identifier, response in references.items():
+            if identifier in found:
+                continue
+            past = _recent(call.recent, response)
+            try:
+                items = (past or await self._load(call.principal.team, response)).items
+            except NotFound:
+                items = ()
+            found.update((item["id"], _placed(item)) for item in items if isinstance(item.get("id"), str))
+            if identifier not in found:
+                raise NotFound(
+                    f"the input refers to the item {identifier[:100]!r}, which is not among those stored for your team; "
+                    "send the item itself",
+                    field="input",
+                    code="item_not_found",
+                )
+        return found
 
     def _whole(self, call: Routed, past: Past) -> None:
         """Put ``past`` before the caller's own input, and see the request anew."""
@@ -166,6 +202,20 @@ def _read(body: bytes) -> _Asked:
     if asked.background:
         raise Unsupported("responses are not made in the background here; leave it out", field="background")
     return asked
+
+
+def _references(body: bytes) -> dict[str, str]:
+    """The items of ours that the input refers to, each with the response that it is of."""
+    if _REFERENCE not in body:
+        return {}
+    found: dict[str, str] = {}
+    for item in stored_input(body):
+        identifier = item.get("id")
+        if item_kind(item) == "item_reference" and isinstance(identifier, str):
+            ours = _OURS.fullmatch(identifier)
+            if ours is not None:
+                found[identifier] = f"resp_{ours[1]}"
+    return found
 
 
 def _recent(recent: Recent | None, previous: str) -> Past | None:

@@ -179,9 +179,15 @@ class Responses:
             return await self._store.remove(connection, keys)
 
     async def _row(self, team: str, identifier: str) -> ResponseRow:
-        await self.collect()
+        failed: Exception | None = None
+        try:
+            await self.collect()
+        except Exception as error:  # what is stored can be read, though nothing can be added to it
+            failed = error
         async with self._database.read() as connection:
             rows = await self._store.find(connection, team, identifier[:LONGEST_ID])
+        if not rows and failed is not None:
+            raise failed
         if not rows or len(identifier) > LONGEST_ID:
             raise not_found(identifier)
         return rows[0]

@@ -169,6 +169,18 @@ def with_history(
     return _encode(members)
 
 
+def with_references(body: bytes, items: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The request with those ``items``, by id, in the places where its input refers to them; all else keeps its bytes."""
+    members: dict[str, Any] = dict(_outline.decode(body))
+    resolved: list[Any] = []
+    for item in _own_items(members.get("input")):
+        told = _decoded(bytes(item)) if isinstance(item, msgspec.Raw) and b"item_reference" in bytes(item) else None
+        found = items.get(str(told.get("id"))) if told is not None and item_kind(told) == "item_reference" else None
+        resolved.append(item if found is None else found)
+    members["input"] = resolved
+    return _encode(members)
+
+
 def _own_items(given: msgspec.Raw | None) -> list[Any]:
     """The items of an input, each as its own bytes."""
     if given is None or begins(given, b"null"):

@@ -404,3 +404,32 @@ async def test_what_cannot_be_compacted_is_refused_before_anybody_is_asked(gatew
 
 def test_what_is_kept_is_small() -> None:
     assert len(msgspec.msgpack.encode(StoredResponse("k", "t", "i", 1.0, "k", b"{}"))) < 100
+
+
+# ---------------------------------------------------------------- references
+
+
+async def test_references_to_items_of_ours_are_resolved(gateway: Gateway) -> None:
+    first = await gateway.call({"input": "one"})
+    reply = json.loads(cast(Turn, first.turn).reply(first, ANSWER))
+    gateway.stored["a", reply["id"]] = Past((message("user", "one"), *reply["output"]), first.id, first.id)
+    (item,) = reply["output"]
+    given = [message("user", "one"), {"type": "item_reference", "id": item["id"]}, message("user", "two")]
+    call = await gateway.call({"input": given, "temperature": 0.50})
+    assert texts(call) == ["one", "the answer", "two"]
+    assert call.peek.unbounded == ()
+    cast(Turn, call.turn).reply(call, ANSWER)
+    cast(Turn, call.turn).keep(call)
+    (kept,) = gateway.kept()
+    assert b"item_reference" not in kept.input  # what it refers to may be gone by then
+    for team, identifier in (("b", item["id"]), ("a", f"{item['id']}9"), ("a", "msg_" + "0" * 26 + "_0")):
+        with pytest.raises(NotFound) as refused:
+            await gateway.call({"input": [{"type": "item_reference", "id": identifier}]}, team=team)
+        assert refused.value.field == "input"
+
+
+async def test_references_to_items_of_others_are_theirs(gateway: Gateway) -> None:
+    given = [{"type": "item_reference", "id": "msg_0123"}, message("user", '"item_reference"')]
+    call = await gateway.call({"input": given})
+    assert json.loads(call.body)["input"] == given
+    assert not gateway.asked
