@@ -37,7 +37,7 @@ bench: $(TEST_STAMP)
 	$(BIN)/python -m bench
 
 docs: $(STAMP)
-	$(BIN)/mainstay schema --reference > docs/reference/configuration.md
+	$(BIN)/python scripts/reference.py
 
 lock: $(BIN)/python
 	$(BIN)/python scripts/lock.py
