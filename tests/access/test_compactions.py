@@ -45,7 +45,11 @@ def test_what_was_altered_does_not_open(at: int, change: int) -> None:
         OURS.open("team", MARK + base64.urlsafe_b64encode(altered).decode())
 
 
-@pytest.mark.parametrize("text", ["", "*", "AAAA", CLOSED[len(MARK) : -8], CLOSED[len(MARK) :] + "AAAA"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "*", "AAAA", CLOSED[len(MARK) : -8], CLOSED[len(MARK) :] + "AAAA"],
+    ids=["empty", "odd", "short", "cut", "lengthened"],
+)
 def test_what_was_cut_or_lengthened_does_not_open(text: str) -> None:
     with pytest.raises(Invalid):
         OURS.open("team", MARK + text)
