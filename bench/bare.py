@@ -17,6 +17,7 @@ from mainstay.access.purse import Purse
 from mainstay.core.clock import Clock
 from mainstay.core.event import Frame
 from mainstay.core.ids import Ids
+from mainstay.core.model import ModelFacts
 from mainstay.core.money import Price, nano_from_usd
 from mainstay.edge.http_exchange import header_block
 from mainstay.edge.model_api import Streaming, _headers, _plain  # pyright: ignore[reportPrivateUsage]
@@ -35,6 +36,8 @@ from mainstay.gateway.routed import Routed
 from mainstay.ledger.journal import Journal
 from mainstay.ledger.spool import ContentSpool
 from mainstay.registry import kinds, snapshot
+from mainstay.upstream.ask import Ask
+from mainstay.wire.dialect import Dialect
 from mainstay.wire.dialects import dialects
 
 _PEPPER = "pepper of the bench"
@@ -44,9 +47,10 @@ _BRIM = 1 << 50  # units that no run uses up
 class Canned:
     """A source whose reply is already there."""
 
-    def __init__(self, pieces: Sequence[bytes], dialect: Any, raw: bool, stream: bool, operation: str) -> None:
+    def __init__(self, pieces: Sequence[bytes], dialect: Dialect, raw: bool, stream: bool, operation: str) -> None:
         self.dialect, self.raw, self.stream = dialect, raw, stream
-        self.status, self.request_id = 200, None
+        self.status = 200
+        self.request_id: str | None = None
         self.content_type = "text/event-stream" if stream else "application/json"
         self.headers: list[tuple[str, str]] = []
         self.done = False
@@ -74,11 +78,11 @@ class Canned:
 class Instant:
     """An upstream that has answered before it is asked; the request is written for it all the same."""
 
-    def __init__(self, dialect: Any, operation: str) -> None:
+    def __init__(self, dialect: Dialect, operation: str) -> None:
         self._dialect, self._operation = dialect, operation
         self.pieces: Sequence[bytes] = ()
 
-    async def ask(self, ask: Any, model: str, facts: Any) -> Canned:
+    async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> Canned:
         """Put the question."""
         same = ask.dialect.name == self._dialect.name
         if same:

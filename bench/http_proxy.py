@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import uvloop
@@ -119,7 +119,7 @@ async def stream_load(port: int, rounds: int) -> None:
 
 
 @contextlib.contextmanager
-def process(*arguments: str) -> Iterator[tuple[int, int]]:
+def process(*arguments: str) -> Generator[tuple[int, int]]:
     """Another Python process of this file: its number and its port."""
     command = [sys.executable, __file__, *arguments]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -149,7 +149,7 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(upstream: int) -> Iterator[tuple[int, int]]:
+def nginx(upstream: int) -> Generator[tuple[int, int]]:
     """nginx as the proxy: its worker's number and its port."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
