@@ -22,7 +22,7 @@ from mainstay.access.secrets import Vault, master_key
 from mainstay.core.clock import Clock
 from mainstay.core.errors import MainstayError
 from mainstay.core.ids import Ids
-from mainstay.edge.door import Door
+from mainstay.edge.door import Door, takes_refused
 from mainstay.edge.http import Exchange, HttpLimits, HttpServer
 from mainstay.edge.model_api import ModelApi
 from mainstay.edge.passing import ControlDoor
@@ -75,7 +75,7 @@ class Gateway:
         self.compiler = Compiler(accounts.answerer, vault.unseal, vault.pepper(), self.purse, clock)
         self.journal = Journal(settings.journal, self.name, on_full=settings.disk_full, clock=clock)
         self.spool = ContentSpool(self.journal.folder)
-        self.responses = ResponseSpool(settings.responses)
+        self.responses = ResponseSpool(settings.responses, self.name)
         stored = StoredResponses(ControlDoor(settings.admin_socket))
         compactions = Compactions(vault.compaction_key())
         self.memory = Memory(settings.cache_bytes, clock)
@@ -117,6 +117,7 @@ class Gateway:
             self.door,
             HttpLimits(connections=settings.connections, body_bytes=settings.max_body),
             clock,
+            takes_refused=takes_refused,
             on_error=_on_error,
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -28,10 +29,10 @@ SCOPE = "responses"
 """The scope of the blobs."""
 
 _AT_ONCE = 8
-_BATCH = 64
+_BATCH_BYTES = 8 * 1024 * 1024
 _PAUSE, _ERROR_PAUSE = 0.2, 1.0
 _THREADS = 200
-_ABANDONED_SECONDS = 3600.0
+_TRIES, _TRY_PAUSE = 20, 0.005
 _LARGEST = 80 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -85,33 +86,43 @@ class Responses:
     async def collect(self) -> int:
         """Store all that waits in the spool; how many. Raises when the storage fails: what waits stays.
 
-        A file is deleted once its response is stored: killed in between, it is stored again, as the same.
+        A file is removed once all of it is stored: killed in between, it is stored again, as the same.
         """
         total = 0
         async with self._collecting:
-            while names := await asyncio.to_thread(_waiting, self._spool, _BATCH):
-                kept: list[ResponseRow] = []
-                for start in range(0, len(names), _AT_ONCE):
-                    some = [self._kept(name) for name in names[start : start + _AT_ONCE]]
-                    kept += [row for row in await asyncio.gather(*some) if row is not None]
-                async with self._database.write() as connection:
-                    for row in kept:
-                        await self._store.put(connection, row)
-                await asyncio.to_thread(_unlinked, self._spool, names)
-                total += len(kept)
+            for path in await asyncio.to_thread(_waiting, self._spool):
+                total += await self._taken(path)
         return total
 
-    async def _kept(self, name: str) -> ResponseRow | None:
-        found = await asyncio.to_thread(_read, self._spool / name)
-        place = _place(name)
-        if found is None or place is None:
+    async def _taken(self, path: Path) -> int:
+        """Store what is in one file; nothing if its gateway writes to it at this moment."""
+        file = await asyncio.to_thread(_locked, path)
+        if file is None:
+            return 0
+        total = 0
+        try:
+            while batch := await asyncio.to_thread(_batch, file):
+                rows = await asyncio.gather(*(self._kept(data) for data in batch))
+                async with self._database.write() as connection:
+                    for row in rows:
+                        if row is not None:
+                            await self._store.put(connection, row)
+                            total += 1
+            await asyncio.to_thread(path.unlink, True)
+        finally:
+            file.close()  # and with it the lock
+        return total
+
+    async def _kept(self, data: bytes) -> ResponseRow | None:
+        read = await asyncio.to_thread(_read, data)
+        if read is None:
             self.unreadable += 1
-            _log.warning("a file in the spool of responses is no response and is removed")
+            _log.warning("what waits in the spool of responses is no response and is left out")
             return None
-        stored, data, size = found
-        await self._blobs.put(SCOPE, place, data)
+        stored, place, packed = read
+        await self._blobs.put(SCOPE, place, packed)
         return ResponseRow(
-            stored.key, stored.team, stored.id, stored.root, stored.previous, stored.at, stored.user, size
+            stored.key, stored.team, stored.id, stored.root, stored.previous, stored.at, stored.user, len(data)
         )
 
     async def response(self, team: str, identifier: str) -> bytes:
@@ -140,6 +151,7 @@ class Responses:
 
     async def delete(self, team: str, identifier: str) -> None:
         """Forget the response. Raises ``NotFound``."""
+        await self.collect()  # what waits must not come back afterwards
         await self._row(team, identifier)
         async with self._database.read() as connection:
             rows = await self._store.find(connection, team, identifier)
@@ -147,7 +159,6 @@ class Responses:
 
     async def sweep(self, before: float) -> int:
         """Forget the threads in which nothing has happened since ``before`` (seconds since the epoch); how many responses."""
-        await asyncio.to_thread(_cleared, self._spool)
         forgotten = 0
         while True:
             async with self._database.read() as connection:
@@ -264,42 +275,53 @@ def _place(key: str) -> str | None:
         return None
 
 
-def _waiting(folder: Path, limit: int) -> list[str]:
-    names: list[str] = []
+def _waiting(folder: Path) -> list[Path]:
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith("."):
-                names.append(entry.name)
-                if len(names) >= limit:
-                    break
-    return names
+        return sorted(Path(entry.path) for entry in entries)
+    return []
 
 
-def _unlinked(folder: Path, names: Iterable[str]) -> None:
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _cleared(folder: Path) -> None:
-    """Remove what killed gateways left half written."""
-    before = time.time() - _ABANDONED_SECONDS
-    for path in folder.glob(".*"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < before:
-                path.unlink()
-
-
-def _read(path: Path) -> tuple[StoredResponse, bytes, int] | None:
-    """The response in a file of the spool, with its bytes compressed and their size before; None if it is none."""
+def _locked(path: Path) -> BinaryIO | None:
+    """The file, with nobody else at it; None if it is gone, or in use."""
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:  # for microseconds, unless the gateway was stopped in the midst of it
+            time.sleep(_TRY_PAUSE)
+    file.close()
+    return None
+
+
+def _batch(file: BinaryIO) -> list[bytes]:
+    """The next responses in the file; the last one that was cut is none, its gateway was killed before it answered."""
+    found: list[bytes] = []
+    size = 0
+    while len(found) < _AT_ONCE and size < _BATCH_BYTES:
+        head = file.read(4)
+        length = int.from_bytes(head, "big")
+        if len(head) < 4 or length > _LARGEST or len(data := file.read(length)) < length:
+            break
+        found.append(data)
+        size += length
+    return found
+
+
+def _read(data: bytes) -> tuple[StoredResponse, str, bytes] | None:
+    """A response, the name of its blob, and the blob; None if it is none."""
+    try:
         stored = decode(data)
         msgspec.json.decode(stored.response, type=Json)
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if stored.key != path.name or len(stored.id) > LONGEST_ID:
+    place = _place(stored.key)
+    if place is None or len(stored.id) > LONGEST_ID:
         return None
-    return stored, zlib.compress(data, 1), len(data)
+    return stored, place, zlib.compress(data, 1)
 
 
 def _unpacked(data: bytes) -> StoredResponse | None:

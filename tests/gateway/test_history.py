@@ -41,12 +41,22 @@ def message(role: str, text: str, **more: Any) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}], **more}
 
 
+def spooled(path: Path) -> list[StoredResponse]:
+    """The responses in a file of the spool."""
+    data, found = path.read_bytes(), list[StoredResponse]()
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        found.append(decode(data[4:end]))
+        data = data[end:]
+    return found
+
+
 class Gateway:
     """The stage with a store that has what a test puts there."""
 
     def __init__(self, folder: Path, limit: int = 1_000_000) -> None:
         self.folder = folder
-        self.spool = ResponseSpool(folder)
+        self.spool = ResponseSpool(folder, "gw_1")
         self.stored: dict[tuple[str, str], Past] = {}
         self.compactions = Compactions(b"k" * 32)
         self.ids = Ids(CLOCK)
@@ -77,7 +87,7 @@ class Gateway:
         return call
 
     def kept(self) -> list[StoredResponse]:
-        return [decode(path.read_bytes()) for path in sorted(self.folder.iterdir())]
+        return [stored for path in sorted(self.folder.iterdir()) for stored in spooled(path)]
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest_asyncio
 from mainstay.core.clock import FixedClock
 from mainstay.core.errors import NotFound, TooLarge
 from mainstay.core.ids import Ids
-from mainstay.ledger.response_spool import ResponseSpool, StoredResponse, decode
+from mainstay.ledger.response_spool import ResponseSpool, StoredResponse, framed
 from mainstay.ledger.responses import Responses
 from mainstay.store.blobs import FolderBlobs
 from mainstay.store.database import Database
@@ -55,7 +55,7 @@ class Place:
         self.folder = folder / "responses"
         self.blobs = FolderBlobs(folder / "blobs")
         self.database = database
-        self.spool = ResponseSpool(self.folder)
+        self.spool = ResponseSpool(self.folder, "gw_1")
         self.responses = self.opened()
 
     def opened(self, **more: Any) -> Responses:
@@ -157,13 +157,43 @@ async def test_a_response_that_waits_is_deleted_too(place: Place) -> None:
 async def test_killed_between_storing_and_removing_it_is_stored_once(place: Place) -> None:
     one = stored("one")
     place.spool.put(one)
-    data = (place.folder / one.key).read_bytes()
+    (path,) = place.folder.iterdir()
+    data = path.read_bytes()
     assert await place.responses.collect() == 1
-    (place.folder / one.key).write_bytes(data)
+    path.write_bytes(data)
     again = place.opened()
     assert await again.collect() == 1
     assert await again.response("a", one.id) == one.response
     assert await again.sweep(2000.0) == 1
+
+
+async def test_a_gateway_killed_while_it_writes(place: Place) -> None:
+    one, two = stored("one"), stored("two")
+    place.spool.put(one)
+    place.spool.put(two)
+    (path,) = place.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert await place.responses.collect() == 1
+    with pytest.raises(NotFound):
+        await place.responses.response("a", two.id)
+    assert not list(place.folder.iterdir())
+
+
+async def test_gateway_and_control_never_wait_for_each_other(place: Place) -> None:
+    one, two, three, four = (stored(f"{n}") for n in range(4))
+    place.spool.put(one)
+    (path,) = place.folder.iterdir()
+    with path.open("rb") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        place.spool.put(two)  # control is at the file
+        assert len(list(place.folder.iterdir())) == 2
+        assert await place.responses.collect() == 1  # a gateway is at the other
+    place.spool.put(three)
+    assert await place.responses.collect() == 2
+    place.spool.put(four)  # the file that was open is gone
+    assert await place.responses.collect() == 1
+    for response in (one, two, three, four):
+        assert await place.responses.response("a", response.id) == response.response
 
 
 async def test_a_store_that_is_away_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,15 +215,18 @@ async def test_a_store_that_is_away_loses_nothing(place: Place, monkeypatch: pyt
     assert await place.responses.response("a", one.id) == one.response
 
 
-async def test_what_is_no_response_is_removed(place: Place) -> None:
-    one = stored("one")
-    (place.folder / "call_junk").write_bytes(b"junk")
-    (place.folder / one.key).write_bytes(msgspec.msgpack.encode(stored("other")))  # under another's name
+async def test_what_is_no_response_is_left_out(place: Place) -> None:
+    (place.folder / "junk").write_bytes(b"junk")
+    (place.folder / "framed junk").write_bytes(framed(b"junk"))
+    good = stored("good")
     place.spool.put(stored("x", response=b"not JSON"))
+    place.spool.put(good)
     place.spool.put(stored("x", id="r" * 300))
-    assert await place.responses.collect() == 0
+    place.spool.put(stored("x", key="../../etc"))
+    assert await place.responses.collect() == 1
     assert place.responses.unreadable == 4
     assert not list(place.folder.iterdir())
+    assert await place.responses.response("a", good.id) == good.response
 
 
 async def test_a_thread_is_kept_while_it_goes_on(place: Place) -> None:
@@ -209,16 +242,6 @@ async def test_a_thread_is_kept_while_it_goes_on(place: Place) -> None:
         await place.responses.response("a", other.id)
     assert await place.responses.sweep(1000.0) == 2
     assert await place.kept() == 0
-
-
-async def test_what_a_killed_gateway_left_half_written_is_removed(place: Place) -> None:
-    fresh, abandoned = place.folder / ".call_1", place.folder / ".call_2"
-    fresh.write_bytes(b"half")
-    abandoned.write_bytes(b"half")
-    os.utime(abandoned, (time.time() - 7200, time.time() - 7200))
-    await place.responses.sweep(0.0)
-    assert fresh.exists()
-    assert not abandoned.exists()
 
 
 async def test_a_person_is_erased(place: Place) -> None:
@@ -251,21 +274,45 @@ async def test_many_are_taken_in_at_once(place: Place) -> None:
     assert await place.responses.response("a", made[77].id) == made[77].response
 
 
-def test_the_spool_is_bounded(tmp_path: Path) -> None:
-    spool = ResponseSpool(tmp_path / "spool", limit=3000, item_limit=2000)
+async def test_the_spool_is_bounded(place: Place) -> None:
+    spool = ResponseSpool(place.folder, "gw_2", limit=3000, item_limit=2000)
     assert not spool.put(stored("x" * 3000))
     assert spool.put(stored("x" * 400))
     assert spool.put(stored("x" * 400))
     assert not spool.put(stored("x" * 400))
     assert (spool.written, spool.dropped) == (2, 2)
-    for path in (tmp_path / "spool").iterdir():
-        assert decode(path.read_bytes()).key == path.name
-        path.unlink()
+    assert await place.responses.collect() == 2
     assert spool.put(stored("x" * 400))  # what control took away makes room
 
 
+async def test_a_long_absence_makes_many_files(place: Place) -> None:
+    spool = ResponseSpool(place.folder, "gw_2", file_bytes=1000)
+    made = [stored("x" * 400) for _ in range(5)]
+    for response in made:
+        assert spool.put(response)
+    assert len(list(place.folder.iterdir())) == 5
+    assert await place.responses.collect() == 5
+
+
 def test_a_spool_that_cannot_be_written_drops_and_counts(tmp_path: Path) -> None:
-    spool = ResponseSpool(tmp_path / "spool")
+    spool = ResponseSpool(tmp_path / "spool", "gw_1")
     (tmp_path / "spool").rmdir()
     assert not spool.put(stored("x"))
     assert spool.dropped == 1
+
+
+async def test_a_disk_that_is_full_leaves_no_half(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = (stored(f"{n}") for n in range(3))
+    assert place.spool.put(one)
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if len(data) > 20:
+            return write(fd, data[:20])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "write", full)
+        assert not place.spool.put(two)
+    assert place.spool.put(three)
+    assert await place.responses.collect() == 2
