@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from mainstay.core.errors import Invalid, MainstayError, NotFound, Unauthenticated
+from mainstay.core.errors import Invalid, MainstayError, NotFound, TooLarge, Unauthenticated, Unavailable
 from mainstay.edge.http import Exchange
+from mainstay.edge.http_limits import Reject
 from mainstay.edge.model_api import ENDPOINTS, ModelApi
 from mainstay.edge.passing import ControlDoor
 from mainstay.edge.responses_socket import ResponsesSockets, asks_for_upgrade
@@ -16,6 +17,7 @@ from mainstay.edge.status import retry_after, status_of
 from mainstay.edge.stored_responses import ResponsesApi
 from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
+from mainstay.gateway.routed import Routed
 
 PUBLIC = ("/health/live", "/health/ready", "/")
 """What anybody may ask for; everything else needs a key, or is control's to decide."""
@@ -43,6 +45,8 @@ class Door:
         endpoint = ENDPOINTS.get(exchange.path)
         if endpoint is not None:
             if exchange.method == "POST" and self._plan() is not None:
+                if exchange.refused is not None:
+                    return await self._models.answer(exchange, endpoint, _refusal(exchange.refused))
                 return await self._models.answer(exchange, endpoint)
             if exchange.path == PATH and asks_for_upgrade(exchange):
                 return await self._sockets.answer(exchange)
@@ -107,6 +111,24 @@ class Door:
             first, last = (names[0], names[-1]) if names else (None, None)
             return _json(exchange, 200, {"data": entries, "has_more": False, "first_id": first, "last_id": last})
         return _json(exchange, 200, {"object": "list", "data": entries})
+
+
+def takes_refused(method: str, path: str) -> bool:
+    """Whether a request whose body was not taken in is still a call, to be refused and recorded as one."""
+    return method == "POST" and path in ENDPOINTS
+
+
+def _refusal(reject: Reject) -> Callable[[Routed], None]:
+    error = (
+        TooLarge(f"{reject.message}; send less, or several requests")
+        if reject.status == 413
+        else Unavailable(reject.message, retry_after=float(reject.retry_after or 1))
+    )
+
+    def prepare(call: Routed) -> None:
+        call.refusal = error
+
+    return prepare
 
 
 def _entry(name: str, plan: Plan, anthropic: bool) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class HttpServer:
     """Serves HTTP/1.1 to ``handler``, which answers one ``Exchange`` and is cancelled when its client goes away.
 
     ``body_limit(method, path)`` gives the largest body in bytes of a request, asked when its head is in.
+    ``takes_refused(method, path)`` says whether a request whose body is too large, or more than can be held, is given to
+    the handler all the same (without the body, as ``exchange.refused``), so that it is answered and recorded like others.
     ``on_error`` is told of an exception that a handler let out (answered 500); it must not log content.
     """
 
@@ -48,6 +50,7 @@ class HttpServer:
         clock: Clock | None = None,
         *,
         body_limit: Callable[[str, str], int] | None = None,
+        takes_refused: Callable[[str, str], bool] | None = None,
         on_error: Callable[[Exchange, Exception], None] | None = None,
     ) -> None:
         self.handler = handler
@@ -58,6 +61,7 @@ class HttpServer:
         self.held = 0  # bytes of request bodies
         self.refused = 0  # requests that never reached the handler
         self.body_limit = body_limit if body_limit is not None else self._default_limit
+        self.takes_refused = takes_refused
         self._clock = clock if clock is not None else Clock()
         self._on_error = on_error
         self._servers: list[asyncio.Server] = []

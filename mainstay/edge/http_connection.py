@@ -196,7 +196,8 @@ class Connection(Incoming):
         if self._held:
             self._give_back()
         if not exchange.keep_alive or self.server.draining:
-            self.close(linger=bool(self._buffer) or (self.server.draining and not self._eof))
+            unread = bool(self._buffer) or exchange.refused is not None
+            self.close(linger=unread or (self.server.draining and not self._eof))
             return
         self._state = HEAD
         self.deadline = self.server.now + self._limits.idle_timeout
@@ -270,6 +271,8 @@ class Connection(Incoming):
 
     def _refuse(self, reject: Reject, linger: bool = True) -> None:
         """Answer a request that is no good, and close."""
+        if self._hand_on(reject):
+            return
         self.server.refused += 1
         self.ready = None
         headers = [("content-type", "application/json")]

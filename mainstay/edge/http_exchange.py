@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from mainstay.edge.http_limits import Reject
+
 if TYPE_CHECKING:
     from mainstay.edge.http_connection import Connection
 
@@ -73,6 +75,7 @@ class Exchange:
         "method",
         "path",
         "query",
+        "refused",
         "target",
     )
 
@@ -96,6 +99,7 @@ class Exchange:
         self.http11 = http11
         self.keep_alive = http11
         self.done = False  # the last byte of the reply has been written
+        self.refused: Reject | None = None  # its body was not taken in, and this is why
         self._connection = connection
         self._started = False
         self._later = False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NEVER = math.inf
 _BLANK_LINES = 8
+_BODY_REFUSED = (413, 503)
 _SMALL_BODY = 64 * 1024
 
 # What the bytes that come are for.
@@ -170,6 +171,7 @@ class Incoming(asyncio.Protocol):
     def _begin_body(self, exchange: Exchange, length: int, data: bytes | bytearray, at: int, expected: bool) -> int:
         limit = self.server.body_limit(exchange.method, exchange.path)
         if length > limit:
+            self.ready = exchange
             raise Reject(413, f"the request's body is larger than {limit} bytes")
         end = len(data)
         if 0 < length <= end - at:
@@ -237,6 +239,23 @@ class Incoming(asyncio.Protocol):
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _hand_on(self, reject: Reject) -> bool:
+        """Let the handler refuse a request whose body is not taken in, if it wants to."""
+        exchange, takes = self.ready, self.server.takes_refused
+        if exchange is None or takes is None or reject.status not in _BODY_REFUSED:
+            return False
+        if not takes(exchange.method, exchange.path):
+            return False
+        exchange.refused = reject
+        exchange.keep_alive = False
+        self._buffer.clear()
+        self._body = bytearray()
+        self._pos = self._scanned = self._need = 0
+        self._chunked = None
+        self._give_back()
+        self._dispatch(exchange)
+        return True
 
     def _hold(self, size: int) -> None:
         """Count ``size`` more bytes of a body among those held by the server."""
