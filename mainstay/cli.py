@@ -8,13 +8,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from mainstay.client import ApiError, Client, connected
 from mainstay.core.errors import BadConfig, MainstayError
 from mainstay.settings import BadSetting, Settings, read
+from mainstay.table import show
 
 app = typer.Typer(
     name="mainstay",
@@ -41,6 +43,7 @@ def main() -> int:
     """Run the command line; the exit status."""
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
     except BadConfig as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 1
@@ -57,6 +60,10 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mainstay: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except Exception as error:
         shown: Callable[[], None] | None = getattr(error, "show", None)
         if shown is None:
@@ -185,9 +192,12 @@ def keys_rotate(
     """Give a key a new secret, and print it once."""
     from mainstay.registry.kinds import seconds
 
-    body = {"overlap": seconds(overlap), "why": why}
+    try:
+        body = {"overlap": seconds(overlap), "why": why}
+    except ValueError as error:
+        raise BadSetting(f"--overlap: {error}") from None
     with connected(_settings(home)) as client:
-        made = client.request("POST", f"/api/v1/keys/{team}/{name}/rotate", body)
+        made = client.request("POST", f"/api/v1/keys/{_part(team)}/{_part(name)}/rotate", body)
     _secret(made, as_json)
 
 
@@ -197,7 +207,7 @@ def keys_revoke(
 ) -> None:
     """End a key now."""
     with connected(_settings(home)) as client:
-        done = client.request("DELETE", f"/api/v1/keys/{team}/{name}", why=why or None)
+        done = client.request("DELETE", f"/api/v1/keys/{_part(team)}/{_part(name)}", why=why or None)
     _warn(done)
     print(f"revoked {team}/{name}")
 
@@ -208,7 +218,12 @@ def keys_list(team: Annotated[str | None, typer.Option()] = None, home: Home = N
     with connected(_settings(home)) as client:
         found = client.request("GET", "/api/v1/keys", team=team)["data"]
     columns = ("team", "name", "last4", "admin", "models", "expires", "created")
-    _table(found, columns, as_json)
+    show(found, columns, as_json)
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")
 
 
 def _secret(made: dict[str, Any], as_json: bool) -> None:
@@ -257,7 +272,7 @@ def calls(
         "duration_ms",
         "id",
     )
-    _table(found, columns, False)
+    show(found, columns, False)
 
 
 def _all_calls(client: Client, filter: str, since: str | None, until: str | None, limit: int) -> list[dict[str, Any]]:
@@ -279,7 +294,7 @@ def budgets(home: Home = None, as_json: Json = False) -> None:
     """What of each budget is spent, held and left."""
     with connected(_settings(home)) as client:
         found = client.request("GET", "/api/v1/budgets", exact="true")["data"]
-    _table(found, ("what", "scope", "window", "spent_usd", "held_usd", "left_usd", "limit_usd"), as_json)
+    show(found, ("what", "scope", "window", "spent_usd", "held_usd", "left_usd", "limit_usd"), as_json)
 
 
 @prices.command("list")
@@ -291,7 +306,7 @@ def prices_list(home: Home = None, as_json: Json = False) -> None:
         for one in found:
             price: dict[str, str] = one["price"] or {}
             one["price"] = ", ".join(f"{name} {usd}" for name, usd in price.items()) or one["note"]
-    _table(found, ("name", "target", "price", "price_source", "price_as_of"), as_json)
+    show(found, ("name", "target", "price", "price_source", "price_as_of"), as_json)
 
 
 @prices.command("refresh")
@@ -316,6 +331,8 @@ def import_litellm(file: Path, output: Annotated[Path | None, typer.Option("--ou
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise BadConfig([f"{file}:1: cannot be read: {error.strerror}; check the path"]) from None
+    except UnicodeDecodeError:
+        raise BadConfig([f"{file}:1: is not UTF-8 text"]) from None
     converted = convert(text)
     if output is None:
         print(converted.bundle_yaml, end="")
@@ -339,12 +356,17 @@ def schema(
 @app.command()
 def doctor(home: Home = None, as_json: Json = False) -> None:
     """Say what is missing or unhealthy, and the next step."""
-    from mainstay.doctor import examine
+    from mainstay.doctor import examine, unreachable
 
     settings = _settings(home)
-    with connected(settings) as client:
-        health = client.request("GET", "/api/v1/health")
-    findings = examine(settings, health)
+    health: dict[str, Any] = {}
+    try:
+        with connected(settings, patience=3.0) as client:
+            health = client.request("GET", "/api/v1/health")
+    except (MainstayError, BadSetting) as error:
+        findings = unreachable(settings, str(error))
+    else:
+        findings = examine(settings, health)
     if as_json:
         print(json.dumps({"health": health, "findings": [finding.__dict__ for finding in findings]}))
     else:
@@ -354,34 +376,6 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
                 + (f"\n      next: {finding.next}" if finding.next else "")
             )
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
-    if as_json:
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(_shown(row.get(column)) for column in columns))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table if rows else "nothing yet", highlight=False)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return ", ".join(str(one) for one in cast(list[Any], value))
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ import http.client
 import json
 import os
 import socket
+import sys
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
-from mainstay.core.errors import MainstayError
+from mainstay.core.errors import Conflict, MainstayError
+from mainstay.serve import running
 from mainstay.settings import Settings
 
 
@@ -42,8 +45,11 @@ class Client:
             connection.request(method, target, content, {"content-type": "application/json"} if content else {})
             reply = connection.getresponse()
             text = reply.read()
-        except OSError as error:
-            raise ApiError("control_unavailable", f"the control process does not answer: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError(
+                "control_unavailable",
+                f"the control process does not answer ({error or type(error).__name__}); try again in a moment",
+            ) from None
         finally:
             connection.close()
         value = json.loads(text) if text else None
@@ -65,14 +71,41 @@ class _Connection(http.client.HTTPConnection):
 
 
 @contextlib.contextmanager
-def connected(settings: Settings) -> Generator[Client]:
-    """A client for the home: of the control process that runs there, or of one that lives as long as the context."""
+def connected(settings: Settings, patience: float = 15.0) -> Generator[Client]:
+    """A client for the home: of the control process that runs there, or of one that lives as long as the context.
+
+    ``patience`` is in seconds: control may be starting, or another command may work on the home. Raises ``ApiError``
+    where the home is served and its control process does not answer by then.
+    """
     settings.prepare()
-    if _answers(settings.admin_socket):
+    with contextlib.ExitStack() as stack:
+        _reach(settings, stack, patience)
         yield Client(settings.admin_socket)
-        return
-    with _own_control(settings):
-        yield Client(settings.admin_socket)
+
+
+def _reach(settings: Settings, stack: contextlib.ExitStack, patience: float) -> None:
+    """Wait until the socket answers, or make it answer for as long as ``stack`` lives."""
+    until = time.monotonic() + patience
+    told_at = time.monotonic() + 1.0
+    while not _answers(settings.admin_socket):
+        late = time.monotonic() > until
+        if not running(settings.run):
+            try:
+                stack.enter_context(_own_control(settings))
+                return
+            except Conflict:  # another command works on the home, or a control process is ending
+                if late:
+                    raise
+        elif late:
+            raise ApiError(
+                "control_unavailable",
+                f"the control process of {settings.home} is not running; model calls go on without it. Its supervisor "
+                "writes the reason to its standard error, and starts it again; mainstay doctor says what is known",
+            )
+        if time.monotonic() > told_at:
+            told_at = until
+            sys.stderr.write("mainstay: waiting for the control process\n")
+        time.sleep(0.05)
 
 
 def _answers(path: Path) -> bool:
@@ -89,40 +122,58 @@ def _answers(path: Path) -> bool:
 @contextlib.contextmanager
 def _own_control(settings: Settings) -> Generator[None]:
     """Control in a thread of this process: the same program, without gateways."""
-    from mainstay.control import Control
-    from mainstay.core.clock import Clock
-    from mainstay.edge.control_api import control_api
-    from mainstay.edge.unix import serve_app
-
-    loop = asyncio.new_event_loop()
-    ready, ending = threading.Event(), asyncio.Event()
-    failed: list[BaseException] = []
-
-    async def live() -> None:
-        try:
-            control = Control(settings, os.environ, Clock())
-            await control.open()
-            async with serve_app(control_api(control), settings.admin_socket, local=True):
-                while await control.ingest.turn():
-                    pass
-                ready.set()
-                await ending.wait()
-            await control.run()
-            await control.close()
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(live()), name="control")
+    os.umask(0o077)  # what is written into the home is nobody else's to read
+    live = _Live(settings)
+    thread = threading.Thread(target=live.run, name="control")
     thread.start()
-    ready.wait()
+    live.ready.wait()
     try:
-        if failed:
-            raise failed[0]
-        yield
+        if live.failed is None:
+            yield
     finally:
-        if not failed:
-            loop.call_soon_threadsafe(ending.set)
+        live.end()
         thread.join()
-        loop.close()
+    if live.failed is not None:
+        raise live.failed
+
+
+class _Live:
+    """A control that lives until ``end``; ``ready`` is set when it answers, or has ``failed``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.ready = threading.Event()
+        self.failed: BaseException | None = None
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._ending = asyncio.Event()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException as error:
+            self.failed = error
+        finally:
+            self._loop.close()
+            self.ready.set()
+
+    def end(self) -> None:
+        """Let it end, after what it has begun."""
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._ending.set)
+
+    async def _live(self) -> None:
+        from mainstay.control import Control
+        from mainstay.core.clock import Clock
+        from mainstay.edge.control_api import control_api
+        from mainstay.edge.unix import serve_app
+
+        control = Control(self._settings, os.environ, Clock())
+        await control.open()
+        async with serve_app(control_api(control), self._settings.admin_socket, local=True):
+            while await control.ingest.turn():
+                pass
+            self.ready.set()
+            await self._ending.wait()
+        await control.run()
+        await control.close()

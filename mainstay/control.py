@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mainstay.access.rules import Rule, key_owner, named_rule, owner_rules, team
 from mainstay.access.secrets import Vault, master_key
 from mainstay.access.shares import Shares
 from mainstay.core.clock import Clock
-from mainstay.core.errors import Conflict, MainstayError
+from mainstay.core.errors import Conflict, MainstayError, Unavailable
 from mainstay.core.ids import Ids
 from mainstay.edge.link import LinkServer
 from mainstay.edge.permissions import Caller
@@ -82,11 +83,24 @@ class Control:
         self._book: Prices | None = None
         self._ring: tuple[Resolved | None, KeyRing[Caller]] | None = None
 
-    async def open(self) -> None:
-        """Take the home's lock, open the database and the ledger. Raises ``Conflict`` where another control has it."""
+    async def open(self, patience: float = 0.0) -> None:
+        """Take the home's lock, open the database and the ledger.
+
+        Raises ``Conflict`` where another control still has the lock after ``patience`` seconds (a command that works on
+        the home itself has it for a moment), ``Unavailable`` where the database cannot be reached.
+        """
         settings, clock = self.settings, self.clock
-        self._lock = _locked(settings.run / "control.lock")
-        self.database = await Database.open(settings.database_url)
+        self._lock = await _locked(settings.run / "control.lock", patience)
+        try:
+            await self._open(settings, clock)
+        except BaseException:
+            if hasattr(self, "database"):
+                await self.database.close()
+            os.close(self._lock)
+            raise
+
+    async def _open(self, settings: Settings, clock: Clock) -> None:
+        self.database = await _database(settings.database_url)
         store = behaviour.Artifacts()
         self.changes = behaviour.Changes(clock)
         self.artifacts = Artifacts(store, _BODIES, clock)
@@ -176,7 +190,7 @@ class Control:
                     if artifact.kind == prices.KIND:
                         book = msgspec.convert(artifact.body, PriceBook)
             if book is None:
-                book = await asyncio.to_thread(prices.packaged)
+                book = await asyncio.to_thread(prices.packaged, self.settings.home / "prices")
             ids = {kind: row.price_id for kind, row in PROVIDERS.items() if row.price_id is not None}
             self._book = Prices(book, ids, self.clock)
         return self._book
@@ -293,14 +307,36 @@ class Control:
                 log.warning("upkeep: %s", error)
 
 
-def _locked(path: Path) -> int:
+async def _locked(path: Path, patience: float) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise Conflict(
+                    f"another process works on this home already ({path} is locked); use another --home"
+                ) from None
+        await asyncio.sleep(0.02)
+
+
+async def _database(url: str) -> Database:
+    """The database. Its address may hold a password, so that no error's own words are shown."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Conflict(f"another process works on this home already ({path} is locked); use another --home") from None
-    return descriptor
+        return await Database.open(url)
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"the module {error.name} is missing; run: pip install 'mainstay[postgres]'") from None
+    except MainstayError:
+        raise
+    except Exception as error:
+        what = type(getattr(error, "orig", None) or error).__name__
+        raise Unavailable(
+            f"the control database cannot be opened ({what}); check that it runs, and that MAINSTAY_DATABASE is right",
+            code="database_unavailable",
+        ) from error
 
 
 def _written(path: Path, document: bytes) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -18,9 +19,13 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import BadConfig, MainstayError
 from mainstay.edge.control_api import control_api
 from mainstay.edge.unix import serve_app
+from mainstay.registry.apply import Applied
 from mainstay.settings import Settings, read
 
 log = logging.getLogger("mainstay.control")
+
+_PATIENCE = 15.0
+"""Seconds that it waits for another that works on the home: a command, or a control process that is ending."""
 
 _LOOK = 1.0
 """Seconds between two looks at the bundle file."""
@@ -46,7 +51,7 @@ class ControlProcess:
             loop.add_reader(alive, self._ending.set)
         control, settings = self._control, self._settings
         try:
-            await control.open()
+            await control.open(_PATIENCE)
             said = await self._first_bundle()
         except BadConfig as error:
             print("\n".join(error.problems), file=sys.stderr)
@@ -78,9 +83,11 @@ class ControlProcess:
         """Put the bundle in force at the start; without a usable one, what was in force before goes on."""
         path = self._settings.config
         if path is None:
-            return ""
+            return self._next_step()
         try:
-            return "\n".join(await self._apply(path))
+            applied = await self._apply(path)
+            secrets = [f"the secret of key {name}, told this once: {secret}" for name, secret in applied.secrets]
+            return "\n".join([*(f"warning: {warning}" for warning in applied.warnings), *secrets])
         except BadConfig as error:
             resolved = self._control.resolved
             if resolved is None or not (resolved.models or resolved.keys):
@@ -88,7 +95,19 @@ class ControlProcess:
             self._failed(error)
             return "\n".join(["the bundle has mistakes; the last good one is in force:", *error.problems])
 
-    async def _apply(self, path: Path) -> list[str]:
+    def _next_step(self) -> str:
+        """What somebody who begins does next; empty where everything is there."""
+        resolved, home = self._control.resolved, shlex.quote(str(self._settings.home))
+        if resolved is None or not resolved.models:
+            return (
+                "Nothing is configured yet. Write a mainstay.yaml (its reference: mainstay schema --reference), then run:\n"
+                f"  mainstay apply mainstay.yaml --home {home}"
+            )
+        if not resolved.keys:
+            return f"There is no key yet. Make one:\n  mainstay keys create --team TEAM --name NAME --home {home}"
+        return ""
+
+    async def _apply(self, path: Path) -> Applied:
         self._seen = _stamp(path)
         control = self._control
         try:
@@ -99,8 +118,7 @@ class ControlProcess:
         checked = await control.check(content, str(path), source, os.environ)
         applied = await control.apply(checked, source, by=f"file {path.name}", why="the bundle's file")
         control.config_error = None
-        secrets = [f"the secret of key {name}, told this once: {secret}" for name, secret in applied.secrets]
-        return [*(f"warning: {warning}" for warning in applied.warnings), *secrets]
+        return applied
 
     def _failed(self, error: MainstayError) -> None:
         self._control.config_error = error.message
@@ -117,15 +135,24 @@ class ControlProcess:
             if path is None:
                 continue
             stamp = _stamp(path)
-            if not hangup and (stamp == self._seen or stamp is None):
+            if not hangup and stamp == self._seen:
                 continue
             try:
-                for line in await self._apply(path):
-                    log.warning("%s", line)
+                _tell(path, await self._apply(path))
             except MainstayError as error:
                 self._failed(error)
-            except OSError as error:
-                log.error("the bundle cannot be put in force: %s", error)
+            except Exception as error:  # the watch goes on; a message could hold a secret
+                log.error("the bundle cannot be put in force: %s", type(error).__name__)
+
+
+def _tell(path: Path, applied: Applied) -> None:
+    """Say what a bundle that was read again has changed; no secret, since this may be kept as a log."""
+    said = [f"warning: {warning}" for warning in applied.warnings]
+    for name, _ in applied.secrets:
+        team, _, key = name.partition("/")
+        said.append(f"key {name} got a secret; to have one told: mainstay keys rotate --team {team} --name {key}")
+    changed = applied.printed() if applied.changed else ["nothing has changed"]
+    print("\n  ".join([f"mainstay: {path.name} was read again", *changed, *said]), file=sys.stderr, flush=True)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -143,6 +170,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--alive", type=int, default=-1)
     parser.add_argument("--ready", type=int, default=-1)
     given = parser.parse_args(arguments)
+    os.umask(0o077)
     logging.basicConfig(
         level=os.environ.get("MAINSTAY_LOG", "WARNING"),
         format="%(asctime)s control %(levelname)s %(message)s",

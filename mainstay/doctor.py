@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from mainstay.serve import running
+from mainstay.serve import ends, running
 from mainstay.settings import Settings
 
 _ROOM = 1024**3
+_RECENT = 600.0
+"""Seconds for which a process that ended by itself is spoken of."""
 
 
 @dataclass
@@ -23,11 +27,14 @@ class Finding:
 
 def examine(settings: Settings, health: dict[str, Any]) -> list[Finding]:
     """Look at the home and at what control says of itself."""
-    findings = [_serving(settings), _disk(settings), _database(health), *_ledger(health["ledger"])]
-    if health["snapshot"] is None:
-        findings.append(
-            Finding(False, "nothing is in force", "write a mainstay.yaml and run: mainstay apply mainstay.yaml")
-        )
+    findings = [*_serving(settings), _disk(settings), _database(health), *_ledger(health["ledger"])]
+    home = shlex.quote(str(settings.home))
+    if not health["models"]:
+        step = f"write a mainstay.yaml and run: mainstay apply mainstay.yaml --home {home}"
+        findings.append(Finding(False, "no model is configured", step))
+    elif not health["keys"]:
+        step = f"mainstay keys create --team TEAM --name NAME --home {home}"
+        findings.append(Finding(False, "there is no key, so nobody can call", step))
     error = health["config_error"]
     if error:
         findings.append(
@@ -37,10 +44,28 @@ def examine(settings: Settings, health: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _serving(settings: Settings) -> Finding:
-    if running(settings.run):
-        return Finding(True, f"serving from {settings.home}")
-    return Finding(False, f"nothing is serving from {settings.home}", f"mainstay serve --home {settings.home}")
+def unreachable(settings: Settings, why: str) -> list[Finding]:
+    """What can be said where control cannot be asked."""
+    try:
+        findings = [*_serving(settings), _disk(settings)]
+    except OSError:
+        findings = []
+    return [*findings, Finding(False, why, "mend that first, then run doctor again")]
+
+
+def _serving(settings: Settings) -> list[Finding]:
+    if not running(settings.run):
+        step = f"mainstay serve --home {shlex.quote(str(settings.home))}"
+        return [Finding(False, f"nothing is serving from {settings.home}", step)]
+    findings = [Finding(True, f"serving from {settings.home}")]
+    now = time.time()
+    for name, one in sorted(ends(settings.run).items()):
+        ago = max(0.0, now - one["at"])
+        times = "once" if one["times"] == 1 else f"{one['times']} times"
+        if ago < _RECENT:
+            what = f"{name} has ended by itself {times}, the last time {ago:.0f} s ago ({one['how']})"
+            findings.append(Finding(False, what, "look at what it wrote to the standard error of mainstay serve"))
+    return findings
 
 
 def _disk(settings: Settings) -> Finding:

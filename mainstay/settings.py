@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -82,11 +83,19 @@ class Settings:
         return self.run / "snapshot"
 
     def prepare(self) -> None:
-        """Make the folders, readable by nobody else."""
+        """Make the folders, readable by nobody else. Raises ``BadSetting`` where that cannot be."""
         for folder in (self.home, self.run, self.journal):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.run.stat().st_uid != os.getuid():
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            except OSError as error:
+                raise BadSetting(f"{folder} cannot be used: {error.strerror}; choose another --home") from None
+        # The stand-in for a long path is where others may write too.
+        if self.run.is_symlink() or self.run.stat().st_uid != os.getuid():
             raise BadSetting(f"{self.run} belongs to somebody else; choose another --home")
+        if self.run.stat().st_mode & 0o077:
+            self.run.chmod(0o700)
 
 
 def read(environment: Mapping[str, str], **flags: object) -> Settings:
@@ -115,6 +124,8 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
         raise BadSetting("workers is a number from 1 to 256")
     if not 0 <= settings.port <= 65535:
         raise BadSetting("port is a number from 0 to 65535")
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise BadSetting("tls_cert and tls_key go together; give both or none")
     return settings
 
 

@@ -130,6 +130,16 @@ class Keys:
         await self._change(connection, before, after, by, why)
         return Put("changed", details)
 
+    async def may_put(self, connection: AsyncConnection, key: DeclaredKey, maker: KeyRow | None) -> None:
+        """Raise ``Forbidden`` if ``put_key`` would grant more than ``maker`` has; what is so already grants nothing."""
+        before = await self._store.key(connection, _name(key.team), _name(key.name))
+        body, expires = _body(key), _expiry(key.expires)
+        if before is not None and (before.body, before.expires) == (body, expires):
+            known = (before.hash, before.previous_hash)
+            if not key.secret or hash_secret(key.secret, self._pepper) in known:
+                return
+        _allow(key.team, body, expires, maker)
+
     async def remove_key(self, connection: AsyncConnection, team: str, name: str, *, by: str, why: str) -> bool:
         """Revoke the key, so that its name is free again; False if there is none."""
         before = await self._store.key(connection, team, name)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from mainstay.core.errors import BadConfig
+from mainstay.core.errors import BadConfig, Forbidden, NotFound
 from mainstay.core.money import usd
+from mainstay.edge.control_keys import Why, maker
 from mainstay.edge.permissions import Caller
 from mainstay.registry import prices
+from mainstay.registry.artifacts import KINDS
 
 if TYPE_CHECKING:
     from mainstay.control import Control
@@ -29,7 +31,7 @@ class BundleBody(BaseModel):
     source: str = "api"
     environment: dict[str, str] = {}
     dry_run: bool = False
-    why: str = ""
+    why: Why = ""
 
 
 class PriceSource(BaseModel):
@@ -50,6 +52,11 @@ def add(routes: Routes, control: Control) -> None:
         checked = await control.check(body.text, body.filename, body.source, body.environment)
         if checked.problems:
             raise BadConfig(checked.problems)
+        if checked.bundle is not None and caller.key_id is not None:
+            async with control.database.read() as connection:
+                made_by = await maker(control, connection, caller)
+                for key in checked.bundle.keys:
+                    await control.keys.may_put(connection, key, made_by)
         applied = await control.apply(checked, body.source, caller.name, body.why, body.dry_run)
         return {
             "changed": applied.changed,
@@ -60,6 +67,7 @@ def add(routes: Routes, control: Control) -> None:
 
     async def artifacts(request: Request, kind: str) -> dict[str, Any]:
         """What is in force of one kind: provider, model, route, budget."""
+        _known(kind)
         async with control.database.read() as connection:
             found = await control.channels.in_force(connection)
         return {
@@ -77,10 +85,13 @@ def add(routes: Routes, control: Control) -> None:
             ]
         }
 
-    async def versions(request: Request, kind: str, name: str, limit: int = 50) -> dict[str, Any]:
+    async def versions(
+        request: Request, kind: str, name: str, limit: Annotated[int, Query(ge=1, le=500)] = 50
+    ) -> dict[str, Any]:
         """The last versions of one artifact, newest first."""
+        _known(kind)
         async with control.database.read() as connection:
-            found = await control.artifacts.versions(connection, kind, name, min(max(limit, 1), 500))
+            found = await control.artifacts.versions(connection, kind, name, limit)
         return {
             "data": [
                 {"digest": one.digest, "body": one.body, "by": one.author, "why": one.why, "at": _iso(one.at)}
@@ -89,11 +100,14 @@ def add(routes: Routes, control: Control) -> None:
         }
 
     async def changes(
-        request: Request, before: int | None = None, what: str | None = None, limit: int = 100
+        request: Request,
+        before: Annotated[int | None, Query(ge=0, lt=2**63, description="Only those of a lower seq")] = None,
+        what: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> dict[str, Any]:
         """Who changed what, when and why, newest first."""
         async with control.database.read() as connection:
-            found = await control.changes.page(connection, before=before, what=what, limit=min(max(limit, 1), 1000))
+            found = await control.changes.page(connection, before=before, what=what, limit=limit)
         return {
             "data": [
                 {
@@ -149,6 +163,11 @@ def add(routes: Routes, control: Control) -> None:
     async def refresh_prices(request: Request, body: PriceSource) -> dict[str, Any]:
         """Fetch the price book anew and put it in force."""
         caller: Caller = request.state.caller
+        if caller.key_id is not None and (body.file is not None or body.url is not None):
+            raise Forbidden(
+                "only the command line on the machine itself may name a file or an address; leave both out to "
+                "fetch the book from its authors"
+            )
         if body.file is not None:
             book = await prices.load(Path(body.file), control.clock)
         else:
@@ -162,6 +181,11 @@ def add(routes: Routes, control: Control) -> None:
     routes.add("GET", "/api/v1/changes", "behaviour:read", changes)
     routes.add("GET", "/api/v1/models", "behaviour:read", models)
     routes.add("POST", "/api/v1/prices", "behaviour:write", refresh_prices)
+
+
+def _known(kind: str) -> None:
+    if kind not in KINDS and kind != prices.KIND:
+        raise NotFound(f"there is no kind {kind[:60]!r}; there are: {', '.join([*KINDS, prices.KIND])}")
 
 
 def _iso(at: float) -> str:

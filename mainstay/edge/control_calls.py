@@ -96,8 +96,9 @@ def _moment(text: str | None, field: str) -> int | None:
         pass
     try:
         return moment(text)
-    except ValueError as error:
-        raise Invalid(f"{field}: {error}", field=field) from None
+    except ValueError:
+        said = f"{text[:60]!r} is neither an age such as 5m nor a time such as 2026-11-21T10:00:00Z"
+        raise Invalid(f"{field}: {said}", field=field) from None
 
 
 def _text(data: bytes) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
 
-from fastapi import Request
+from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from mainstay.access.keys import KeyRow
@@ -15,8 +16,13 @@ from mainstay.edge.permissions import Caller
 from mainstay.registry import kinds
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from mainstay.control import Control
     from mainstay.edge.control_api import Routes
+
+
+Why = Annotated[str, Field(max_length=2000, description="Recorded with the change")]
 
 
 class LimitsBody(BaseModel):
@@ -52,7 +58,7 @@ class NewKey(BaseModel):
     expires: str | None = Field(None, description="ISO 8601")
     admin: bool = False
     create_team: bool = Field(False, description="Make the team if there is none of that name")
-    why: str = ""
+    why: Why = ""
 
 
 class Rotation(BaseModel):
@@ -61,21 +67,21 @@ class Rotation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap: float = Field(0, ge=0, description="Seconds for which the old secret stays valid")
-    why: str = ""
+    why: Why = ""
+
+
+async def maker(control: Control, connection: AsyncConnection, caller: Caller) -> KeyRow | None:
+    """The key of who asks; None for whoever may open the installation's own socket. Raises ``Forbidden``."""
+    if caller.key_id is None:
+        return None
+    for row in await control.keys.list(connection):
+        if caller.key_id.split(".")[0] == row.id:
+            return row
+    raise Forbidden("your key has just been revoked")
 
 
 def add(routes: Routes, control: Control) -> None:
     """Add the routes."""
-
-    async def maker(caller: Caller) -> KeyRow | None:
-        """The key of who asks; None for whoever may open the installation's own socket."""
-        if caller.key_id is None:
-            return None
-        async with control.database.read() as connection:
-            for row in await control.keys.list(connection):
-                if caller.key_id.split(".")[0] == row.id:
-                    return row
-        raise Forbidden("your key has just been revoked")
 
     async def list_keys(request: Request, team: str | None = None) -> dict[str, Any]:
         """All keys in force, without their secrets, which nobody knows."""
@@ -95,8 +101,8 @@ def add(routes: Routes, control: Control) -> None:
             expires=body.expires,
             admin=body.admin,
         )
-        made_by = await maker(caller)
         async with control.database.write() as connection:
+            made_by = await maker(control, connection, caller)
             if body.create_team:
                 await control.put_team_if_absent(connection, body.team, caller.name, body.why)
             row, secret = await control.keys.create(connection, declared, by=caller.name, why=body.why, maker=made_by)
@@ -106,17 +112,21 @@ def add(routes: Routes, control: Control) -> None:
     async def rotate(request: Request, team: str, name: str, body: Rotation) -> dict[str, Any]:
         """Give a key a new secret; the old one stays valid for ``overlap`` more seconds."""
         caller: Caller = request.state.caller
-        made_by = await maker(caller)
+        team, name = _named(request)
         async with control.database.write() as connection:
+            made_by = await maker(control, connection, caller)
             row, secret = await control.keys.rotate(
                 connection, team, name, overlap=body.overlap, by=caller.name, why=body.why, maker=made_by
             )
         warnings = await control.publish()
         return {**_key(row), "secret": secret, "warnings": warnings}
 
-    async def revoke(request: Request, team: str, name: str, why: str = "") -> dict[str, Any]:
+    async def revoke(
+        request: Request, team: str, name: str, why: Annotated[str, Query(max_length=2000)] = ""
+    ) -> dict[str, Any]:
         """End a key; it opens nothing on any gateway when this returns."""
         caller: Caller = request.state.caller
+        team, name = _named(request)
         async with control.database.write() as connection:
             await control.keys.revoke(connection, team, name, by=caller.name, why=why)
         return {"team": team, "name": name, "revoked": True, "warnings": await control.publish()}
@@ -154,6 +164,13 @@ def add(routes: Routes, control: Control) -> None:
     routes.add("DELETE", "/api/v1/keys/{team}/{name:path}", "keys:write", revoke)
     routes.add("GET", "/api/v1/teams", "behaviour:read", teams)
     routes.add("GET", "/api/v1/budgets", "behaviour:read", budgets)
+
+
+def _named(request: Request) -> tuple[str, str]:
+    """Team and key of ``/api/v1/keys/{team}/{name}``: both may have slashes, a team's are percent-encoded."""
+    raw = bytes(request.scope["raw_path"]).decode("latin-1").removesuffix("/rotate")
+    team, _, name = raw.removeprefix("/api/v1/keys/").partition("/")
+    return unquote(team), unquote(name)
 
 
 def _key(row: KeyRow) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def add(routes: Routes, control: Control) -> None:
             "version": version("mainstay"),
             "started": control.started,
             "snapshot": current,
+            "models": len(control.resolved.models) if control.resolved is not None else 0,
+            "keys": len(control.resolved.keys) if control.resolved is not None else 0,
             "database": database,
             "config_error": control.config_error,
             "ledger": {

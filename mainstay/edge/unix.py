@@ -20,7 +20,10 @@ async def serve_app(app: Any, path: Path, *, local: bool) -> AsyncGenerator[None
     async def marked(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             scope["mainstay.local"] = local
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        except Exception:  # the application has answered it and said where; uvicorn would log its message, and content
+            return
 
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -35,6 +38,7 @@ async def serve_app(app: Any, path: Path, *, local: bool) -> AsyncGenerator[None
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # nobody is believed about who they are
         ws="none",
         timeout_graceful_shutdown=5,
     )

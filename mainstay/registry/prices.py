@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -89,8 +91,30 @@ def declared(body: kinds.PriceBody) -> Price:
     )
 
 
-def packaged() -> PriceBook:
-    """The book that came with the installed genai-prices; needs no network. Takes about half a second."""
+def packaged(kept: Path | None = None) -> PriceBook:
+    """The book that came with the installed genai-prices; needs no network.
+
+    Takes about half a second, so it is kept in the folder ``kept``, by the versions that it was made with.
+    """
+    path = None if kept is None else kept / f"{version('genai-prices')}-{version('mainstay')}.json"
+    if path is not None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=PriceBook)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    book = _packaged()
+    if path is not None:
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_bytes(msgspec.json.encode(book))
+            draft.replace(path)
+        except OSError:  # it is made anew the next time
+            pass
+    return book
+
+
+def _packaged() -> PriceBook:
     from genai_prices.data import providers
 
     document = json.dumps([_raw(provider) for provider in providers], default=str).encode()
@@ -147,9 +171,21 @@ async def current(connection: AsyncConnection, channels: Channels) -> PriceBook:
     return await asyncio.to_thread(packaged)
 
 
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect to another host or out of https."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        before, after = urlsplit(str(req.full_url)), urlsplit(newurl)
+        if after.scheme != "https" or after.netloc != before.netloc:
+            raise ValueError(
+                f"it redirects to {after.scheme}://{after.hostname}; give that address itself if it is right"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"accept": "application/json", "user-agent": "mainstay"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
+    with urllib.request.build_opener(_SameHost).open(request, timeout=_TIMEOUT) as reply:
         document: bytes = reply.read(MAX_BYTES + 1)
     return document
 
