@@ -95,6 +95,8 @@ def base_url(body: kinds.Provider, known: Provider) -> str:
         if "{" + name + "}" in known.base_url and not value:
             needed = "project" if name == "resource" else name
             raise Invalid(f"provider {body.name!r} ({known.kind}) needs {needed}, or a base_url", field=needed)
+    if known.kind == "vertex" and body.region == "global":  # the one location without a host of its own
+        return known.base_url.replace("{region}-", "").format(**blanks)
     return known.base_url.format(**blanks)
 
 
