@@ -36,11 +36,12 @@ class Bench:
 
     def run(self) -> None:
         """All cases, grouped by what must be started for them."""
-        stands: dict[tuple[int, bool, bool], list[Case]] = {}
+        stands: dict[tuple[int, bool, float], list[Case]] = {}
         for case in self.chosen:
-            stands.setdefault((case.workers, case.stream, case.flood), []).append(case)
-        for (workers, stream, flood), mine in stands.items():
-            self._stand(mine, stream, workers, 0.0 if flood else self.size.gap)
+            gap = 0.0 if case.flood or not case.stream else self.size.gap
+            stands.setdefault((case.workers, case.stream, gap), []).append(case)
+        for (workers, stream, gap), mine in stands.items():
+            self._stand(mine, stream, workers, gap)
 
     def _stand(self, mine: list[Case], stream: bool, workers: int, gap: float) -> None:
         size = self.size
@@ -64,7 +65,7 @@ class Bench:
                 except (cases.Failed, subprocess.SubprocessError, OSError) as failure:
                     self.failures.append(f"{case.name}: {failure}")
                     say(f"  failed: {failure}")
-            if gap:
+            if not stream or not all(case.flood for case in mine):
                 self._memory("stream" if stream else "plain", ours, before, others)
 
     def _peers(self, stack: contextlib.ExitStack, upstream: Server) -> list[Server]:
@@ -104,8 +105,9 @@ class Bench:
 
     def _open(self, case: Case, compared: list[Server]) -> None:
         lines = [Line(case, "direct" if i == 0 else server.name) for i, server in enumerate(compared)]
-        for server in compared:
-            cases.latency(case, server, self.size)  # warm: the first calls open connections
+        if self.size.warm:
+            for server in compared:
+                cases.latency(case, server, self.size)
         for _ in range(self.rounds):
             for server, line in zip(compared, lines, strict=True):
                 found = cases.latency(case, server, self.size)
@@ -132,7 +134,7 @@ class Bench:
 
     def footprint(self, install: bool) -> None:
         """Import time and size on disk."""
-        took = footprint.import_seconds()
+        took = footprint.import_seconds(self.rounds + 2)
         self.facts["time until a gateway process is imported"] = (
             f"{took['gateway']:.2f} s ({took['python']:.2f} s of it Python's own start)"
         )
@@ -178,6 +180,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-install", action="store_true", help="leave out the size of an installation")
     parser.add_argument("--no-settle", action="store_true", help="do not wait for the processes behind after a round")
+    parser.add_argument("--doc", action="store_true", help="write the tables into docs/reference/performance.md")
     parser.add_argument("--out", type=Path, default=peers.OUT)
     return parser.parse_args()
 
@@ -211,6 +214,8 @@ def main() -> int:
     (given.out / "bench.json").write_text(json.dumps(whole, indent=1) + "\n")
     (given.out / "bench.md").write_text(tables + "\n")
     print(tables)
+    if given.doc:
+        report.into_page("bench", tables)
     return 1 if bench.failures else 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.servers import ROOT
 
 
-def import_seconds(times: int = 7) -> dict[str, float]:
+def import_seconds(times: int) -> dict[str, float]:
     """Seconds until a gateway process has imported all it needs, beside a Python that imports nothing: medians."""
     found: dict[str, float] = {}
     for name, code in (("python", "pass"), ("gateway", "import mainstay.gateway_process")):

@@ -39,9 +39,10 @@ def sampled(program: str, pid: int, seconds: float, native: bool) -> list[tuple[
         if done.returncode or not output.exists():
             raise RuntimeError(f"py-spy could not look into the process: {done.stderr.strip()[-300:]}")
         found: list[tuple[tuple[str, ...], int]] = []
-        for line in output.read_text().splitlines():
+        for line in output.read_text().split("\n"):
             stack, _, count = line.rpartition(" ")
-            found.append((tuple(stack.split(";")), int(count)))
+            if count.isdigit():  # with threads that come and go, a name may be unreadable
+                found.append((tuple(stack.split(";")), int(count)))
     return found
 
 

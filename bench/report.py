@@ -5,9 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.cases import Case, Measured
+from bench.servers import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "performance.md"
 
 
 @dataclass
@@ -85,3 +89,12 @@ def latency_table(lines: Sequence[Line]) -> str:
 def facts_table(facts: dict[str, str]) -> str:
     """Other figures."""
     return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def into_page(mark: str, text: str, page: Path = PAGE) -> None:
+    """Put ``text`` between the page's marks of that name. Raises ``ValueError`` where they are not there."""
+    before, begin, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
+    if not begin or not end:
+        raise ValueError(f"{page.name} has no place for {mark}")
+    page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}")

@@ -20,6 +20,7 @@ import uvloop
 
 from bench import traffic
 from bench.bare import Bare, drive
+from bench.report import into_page
 from mainstay.core.money import usd
 from mainstay.core.progress import Progress
 from mainstay.core.usage import clamped
@@ -207,11 +208,9 @@ def placed_rows(timer: Timer, bare: Bare, calls: int) -> None:
     for name, times in laps.items():
         middle = statistics.median(times) / 1000
         if middle >= 0.5:
-            timer.rows.append(
-                Row(f"in place: {name}", middle, "stages alone" if "·" not in name else name.split(" ·")[0])
-            )
+            timer.rows.append(Row(f"in place: {name}", middle, "" if "·" not in name else name.split(" ·")[0]))
     whole = sum(statistics.median(times) for name, times in laps.items() if "·" not in name) / 1000
-    timer.rows.append(Row("in place: SUM", whole, "stages alone"))
+    timer.rows.append(Row("in place: SUM", whole, "the rows in place above"))
     timer.rows.append(Row("garbage for the collector, objects per call", bare.garbage(1000, body), "a count, not µs"))
 
 
@@ -332,6 +331,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--doc", action="store_true", help="write the table into docs/reference/performance.md")
     parser.add_argument("--seconds", type=float, default=0.1, help="length of one round of one row")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
@@ -339,6 +339,8 @@ def main() -> None:
     measuring: Coroutine[Any, Any, list[Row]] = measure(options.seconds, options.rounds)
     rows = uvloop.run(measuring)
     print(table(rows))
+    if options.doc:
+        into_page("stages", table(rows))
     if options.json is not None:
         options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
 
