@@ -1,11 +1,10 @@
-"""The routing tree as a value, and the pure function that turns it into an order of targets."""
+"""The routing tree as a value, and the conditions in it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 from mainstay.core.errors import Invalid
 
@@ -69,7 +68,7 @@ Node = Name | Fallback | Weighted | Cheapest | Fastest | LeastBusy | When
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must be true of a call; everything that is given must hold. Lists mean any of."""
+    """What must be true of a call; everything that is given must hold. Several values of one thing mean any of them."""
 
     tags: Mapping[str, tuple[str, ...]] | None = None
     team: tuple[str, ...] | None = None
@@ -112,26 +111,6 @@ class Facts:
     budget_left: float = 1.0
     session: str | None = None
     user: str | None = None
-
-
-class Live(Protocol):
-    """What routing may know of the targets at this moment, and its source of chance."""
-
-    def price(self, model: str) -> float | None:
-        """The expected cost of this call there, in any unit; None if unknown."""
-        ...
-
-    def latency(self, model: str) -> float:
-        """The decaying estimate of the time to the first token, in seconds; 0 if never measured."""
-        ...
-
-    def busy(self, model: str) -> float:
-        """Calls in flight, divided by the concurrency limit where there is one."""
-        ...
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-        ...
 
 
 _KEYS = ("fallback", "weighted", "cheapest", "fastest", "least_busy", "when")
@@ -251,194 +230,3 @@ def names(node: Node) -> Iterator[str]:
     else:
         for child in node.to:
             yield from names(child)
-
-
-def order(node: Node, routes: Mapping[str, Node], facts: Facts, live: Live, why: list[str]) -> list[str]:
-    """The models to try for this call, best first, each once; ``why`` is told each decision.
-
-    ``routes`` has the trees of the routes that the tree names; a name that is not in it is a model.
-    """
-    found: dict[str, None] = {}
-    _order(node, routes, facts, live, why, found, 0)
-    return list(found)
-
-
-class Table(NamedTuple):
-    """The orders of a tree that needs to know nothing of the call: one for each choice of its one weighted node.
-
-    ``orders`` has, ascending, the sum of weights up to a choice, the models to try, and what to say of it.
-    """
-
-    total: float
-    orders: tuple[tuple[float, tuple[str, ...], str | None], ...]
-
-    def draw(self, chance: float) -> tuple[float, tuple[str, ...], str | None]:
-        """The order for a number in [0, 1)."""
-        at = chance * self.total
-        for entry in self.orders:
-            if at < entry[0]:
-                return entry
-        return self.orders[-1]
-
-
-def table(node: Node, routes: Mapping[str, Node]) -> Table | None:
-    """The table that gives the same as ``order`` for this tree; None where its order depends on the call or on health."""
-    weighted = _weighted_nodes(node, routes, 0)
-    if weighted is None or len(weighted) > 1:
-        return None
-    facts = Facts({})
-    if not weighted:
-        why: list[str] = []
-        return Table(1.0, ((1.0, tuple(order(node, routes, facts, _Fixed(0.0), why)), None),))
-    choices = weighted[0].to
-    total = sum(weight for _, weight in choices)
-    orders: list[tuple[float, tuple[str, ...], str | None]] = []
-    until = 0.0
-    for _, weight in choices:
-        if weight <= 0:
-            continue
-        why = []
-        found = order(node, routes, facts, _Fixed((until + weight / 2) / total), why)
-        until += weight
-        orders.append((until, tuple(found), why[0]))
-    return Table(total, tuple(orders))
-
-
-def _weighted_nodes(node: Node, routes: Mapping[str, Node], depth: int) -> list[Weighted] | None:
-    """The weighted nodes below ``node``; None if anything there depends on the call, or may be met twice."""
-    if depth > 32:
-        return None
-    if isinstance(node, Name):
-        inner = routes.get(node.name)
-        return [] if inner is None else _weighted_nodes(inner, routes, depth + 1)
-    if isinstance(node, Fallback):
-        children = list(node.to)
-        found: list[Weighted] = []
-    elif isinstance(node, Weighted) and node.sticky is None:
-        children = [child for child, _ in node.to]
-        found = [node]
-    else:
-        return None
-    for child in children:
-        more = _weighted_nodes(child, routes, depth + 1)
-        if more is None:
-            return None
-        found += more
-    return found
-
-
-class _Fixed:
-    """A ``Live`` of which only the chance is asked."""
-
-    def __init__(self, chance: float) -> None:
-        self._chance = chance
-
-    def price(self, model: str) -> float | None:
-        return None
-
-    def latency(self, model: str) -> float:
-        return 0.0
-
-    def busy(self, model: str) -> float:
-        return 0.0
-
-    def random(self) -> float:
-        return self._chance
-
-
-def _order(
-    node: Node,
-    routes: Mapping[str, Node],
-    facts: Facts,
-    live: Live,
-    why: list[str],
-    found: dict[str, None],
-    depth: int,
-) -> None:
-    if depth > 32:
-        raise Invalid("the route leads back to itself")
-    depth += 1
-    if isinstance(node, Name):
-        inner = routes.get(node.name)
-        if inner is None:
-            found.setdefault(node.name)
-        else:
-            _order(inner, routes, facts, live, why, found, depth)
-        return
-    if isinstance(node, When):
-        for i, (condition, child) in enumerate(node.cases):
-            if condition.holds(facts):
-                why.append(f"when[{i}]")
-                return _order(child, routes, facts, live, why, found, depth)
-        why.append("when:else")
-        if node.otherwise is not None:
-            _order(node.otherwise, routes, facts, live, why, found, depth)
-        return
-    if isinstance(node, Fallback):
-        children: Sequence[Node] = node.to
-    elif isinstance(node, Weighted):
-        children = _draw(node, facts, live, why)
-    else:
-        children = _ranked(node, routes, facts, live, why, depth)
-    for child in children:
-        _order(child, routes, facts, live, why, found, depth)
-
-
-def _draw(node: Weighted, facts: Facts, live: Live, why: list[str]) -> list[Node]:
-    stuck = facts.session if node.sticky == "session" else facts.user if node.sticky == "user" else None
-    if stuck is None:
-        at = live.random()
-    else:
-        at = int.from_bytes(hashlib.blake2b(stuck.encode(), digest_size=7).digest(), "big") / 2**56
-    at *= sum(weight for _, weight in node.to)
-    first = len(node.to) - 1
-    for i, (_, weight) in enumerate(node.to):
-        at -= weight
-        if at < 0:
-            first = i
-            break
-    why.append(f"weighted:{_label(node.to[first][0])}" + ("" if stuck is None else f",sticky={node.sticky}"))
-    rest = sorted((i for i in range(len(node.to)) if i != first and node.to[i][1] > 0), key=lambda i: -node.to[i][1])
-    return [node.to[i][0] for i in (first, *rest)]
-
-
-def _ranked(
-    node: Cheapest | Fastest | LeastBusy,
-    routes: Mapping[str, Node],
-    facts: Facts,
-    live: Live,
-    why: list[str],
-    depth: int,
-) -> list[Node]:
-    # A child that is itself a tree is judged by the model it would try first.
-    quiet: list[str] = []
-    heads: list[str | None] = []
-    for child in node.to:
-        if isinstance(child, Name) and child.name not in routes:
-            heads.append(child.name)
-        else:
-            inner: dict[str, None] = {}
-            _order(child, routes, facts, live, quiet, inner, depth)
-            heads.append(next(iter(inner), None))
-    indexes = list(range(len(heads)))
-    if isinstance(node, Cheapest):
-        prices = [None if head is None else live.price(head) for head in heads]
-        ranked = sorted(indexes, key=lambda i: (prices[i] is None, prices[i] or 0.0))
-    elif isinstance(node, LeastBusy):
-        load = [float("inf") if head is None else live.busy(head) for head in heads]
-        ranked = sorted(indexes, key=lambda i: load[i])
-    else:
-        estimate = [float("inf") if head is None else live.latency(head) for head in heads]
-        ranked = sorted(indexes, key=lambda i: estimate[i])
-        if len(ranked) > 2:  # power of two choices: it keeps a herd from running to one target
-            one = int(live.random() * len(indexes))
-            two = (one + 1 + int(live.random() * (len(indexes) - 1))) % len(indexes)
-            best = one if estimate[one] <= estimate[two] else two
-            ranked = [best, *(i for i in ranked if i != best)]
-    name = {Cheapest: "cheapest", Fastest: "fastest", LeastBusy: "least_busy"}[type(node)]
-    why.append(f"{name}:{heads[ranked[0]]}")
-    return [node.to[i] for i in ranked]
-
-
-def _label(node: Node) -> str:
-    return node.name if isinstance(node, Name) else type(node).__name__.lower()

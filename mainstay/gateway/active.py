@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from mainstay.core.call import Attempt
 from mainstay.core.clock import Clock
-from mainstay.core.errors import FailureKind, UpstreamFailed
+from mainstay.core.errors import FailureKind, MainstayError, UpstreamFailed
 from mainstay.core.event import End, Failed, Frame
 from mainstay.core.progress import Progress
 from mainstay.core.usage import Usage, clamped
-from mainstay.gateway.target import Target
+from mainstay.gateway.target import Target, estimated_tokens
 from mainstay.upstream.ask import Ask, Source
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _KINDS: frozenset[str] = frozenset(FailureKind.__args__)  # type: ignore[attr-defined]
 
+_GENERATIVE = ("chat", "messages", "responses", "completions")
 _FILTERED = ("content_filter", "refusal")
 
 # What ends a stream in each format where a provider says that it has finished, but not that it has ended.
@@ -27,10 +28,21 @@ _TERMINAL = {"openai": b"data: [DONE]\n\n", "anthropic": b'event: message_stop\n
 class Active:
     """Created when the attempt begins, with a place at both of the target's gates.
 
-    Exactly one of ``succeeded``, ``failed`` and ``cancelled`` takes effect.
+    Exactly one of ``succeeded``, ``failed``, ``cancelled`` and ``withdrawn`` takes effect.
     """
 
-    __slots__ = ("_call", "_clock", "_failure", "_settled", "_started", "attempt", "progress", "source", "target")
+    __slots__ = (
+        "_call",
+        "_clock",
+        "_failure",
+        "_plain",
+        "_settled",
+        "_started",
+        "attempt",
+        "progress",
+        "source",
+        "target",
+    )
 
     def __init__(self, call: Routed, target: Target, clock: Clock) -> None:
         self.target = target
@@ -41,6 +53,7 @@ class Active:
         self._started = clock.monotonic()
         self._settled = False
         self._failure: UpstreamFailed | None = None
+        self._plain: bytes | None = None  # a plain reply that passes through and does not say what it used
         health = target.health
         health.in_flight += 1
         health.breaker.begin()
@@ -52,6 +65,9 @@ class Active:
             self.source = await self.target.answerer.ask(ask, self.target.upstream_model, self.target.facts)
         except UpstreamFailed as failure:
             self.failed(failure)
+            raise
+        except MainstayError:
+            self.withdrawn()
             raise
         except BaseException:
             self.cancelled()
@@ -96,10 +112,13 @@ class Active:
                 self._failure = _failure_in(progress.failed)
                 kept = [one for one in frames[:i] if not one.unread]
                 break
+        if not self._call.stream and progress.usage is None:
+            self._plain = frames[0].raw
         if not had and progress.content:
             now = self._clock.monotonic()
             self.attempt.first_token_ms = (now - self._started) * 1000
-            self.target.health.latency.seen(now - self._started)
+            if self._call.stream:
+                self.target.health.latency.seen(now - self._started)
             if self._call.first_token is None:
                 self._call.first_token = now
         return kept
@@ -133,6 +152,8 @@ class Active:
         """The reply is whole."""
         if self._close():
             self.target.health.breaker.succeeded()
+            if not self._call.stream:
+                self.target.health.plain.seen(self.attempt.duration_ms / 1000)
             self._settle(self.progress.usage or self.estimate())
 
     def failed(self, failure: UpstreamFailed) -> None:
@@ -145,16 +166,40 @@ class Active:
             self._settle(self.progress.usage)
 
     def cancelled(self) -> None:
-        """The caller went away, or the question could not be put; what was produced is charged."""
+        """The caller went away, or another attempt was quicker; what was produced is charged."""
         if self._close():
             self.target.health.breaker.gone()
-            if self.source is not None:
-                self.attempt.error = "cancelled"
-                self._settle(self.progress.usage or self.estimate())
+            self.attempt.error = "cancelled"
+            self._settle(self.progress.usage if self._tells_all() else self.estimate())
+
+    def withdrawn(self) -> None:
+        """The question could not be put: nothing was asked."""
+        if self._close():
+            self.target.health.breaker.gone()
+
+    @property
+    def settled(self) -> bool:
+        """It has ended, and its cost is known as far as it can be."""
+        return self._settled
+
+    def _tells_all(self) -> bool:
+        """Whether the provider has reported the tokens so far. Some report at the start what they have read, and the
+        answer only with its end."""
+        progress, usage = self.progress, self.progress.usage
+        return usage is not None and (bool(progress.finishes) or usage.output * 8 >= progress.size)
 
     def estimate(self) -> Usage:
-        """What the attempt has used, as far as can be told without the provider: a token for every four bytes."""
-        return clamped(-(-len(self._call.body) // 4), -(-self.progress.size // 4), estimated=True)
+        """What the attempt has used, where the provider does not tell: a token for every four bytes."""
+        said = self.progress
+        if self._plain is not None and self.source is not None and self._call.operation in _GENERATIVE:
+            said = Progress()
+            try:
+                said.see(self.source.dialect.read_reply(self._plain))
+            except MainstayError:
+                pass  # it went to the caller as it is; nobody can say what is in it
+        usage = self.progress.usage
+        read = estimated_tokens(self._call.body) if usage is None else usage.input
+        return clamped(read, -(-said.size // 4), estimated=True)
 
     def _close(self) -> bool:
         if self._settled:

@@ -17,6 +17,13 @@ from mainstay.gateway.target import Target
 _TOLD = (REQUESTS, TOKENS)
 _MOST_WARNINGS = 4
 
+TOOLS = 1024
+"""Tokens of the instructions that providers add where there are tools, at most."""
+IMAGE = 8192
+"""Tokens that an image of few bytes may cost."""
+_SILENT = ("embeddings", "moderations", "rerank", "count_tokens")
+"""Operations that answer without output tokens."""
+
 
 class Admit:
     """Sets ``call.hold``. Refuses with 429, or with 400 where a budget needs a bound that cannot be told."""
@@ -30,8 +37,10 @@ class Admit:
         by_model = call.plan.by_model
         if not rules and not by_model:
             return None
-        nano = self._bounded(call, money) if money else 0
-        wanted = claims(rules, call.at, estimated_tokens(call), nano)
+        nano = _bounded(call, money) if money or by_model else 0
+        # A token limit holds an estimate, and the answer's bound, until the usage is known.
+        tokens = call.tokens + (call.peek.max_tokens or 0) * call.peek.n
+        wanted = claims(rules, call.at, tokens, nano)
         call.claims = wanted
         hold = self._purse.try_hold(wanted)
         if isinstance(hold, Hold):
@@ -68,14 +77,11 @@ class Admit:
         """Budgets by model: a target whose budget is used up is passed over."""
         fit: list[Target] = []
         refused: OverLimit | None = None
+        most = _most_attempts(call)
         for target in call.order:
-            scopes = [
-                (one.rule, scope)
-                for one in call.plan.by_model
-                if (scope := one.scope(None, {}, target.name)) is not None
-            ]
+            scopes = _model_rules(target, call)
             if scopes:
-                wanted = claims(scopes, call.at, 0, bound_at(target, call) or 0)
+                wanted = claims(scopes, call.at, 0, (bound_at(target, call) or 0) * most)
                 try:
                     hold = await self._purse.acquire(wanted, self._ask)
                     call.model_holds = {**call.model_holds, target.name: hold}
@@ -90,49 +96,81 @@ class Admit:
         call.order = fit
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
-        """Settling is done by the record, which knows the cost; here only what never came so far is released."""
-        if not call.opened:
-            for hold in (call.hold, *call.model_holds.values()):
-                if hold is not None:
-                    _undo(hold, call)
+        """The record settles what was asked of an upstream, since it knows the cost; here the rest is put back."""
+        if call.opened:
+            return
+        for hold in (call.hold, *call.model_holds.values()):
+            if hold is not None:
+                if error is None:
+                    hold.settle(tokens=0, nano=0)  # answered from here: a request, and nothing else
+                else:
+                    hold.release()
 
-    def _bounded(self, call: Routed, money: Sequence[Rule]) -> Nano:
-        """An upper bound of the call's cost at the dearest of its targets; targets that cannot be bounded are dropped."""
-        dearest = 0
-        unpriced: list[Target] = []
-        for target in call.order:
-            bound = bound_at(target, call)
-            if bound is None:
-                unpriced.append(target)
-            elif bound > dearest:
-                dearest = bound
-        if unpriced and any(rule.unpriced != "allow" for rule in money):
-            self._without(unpriced, call)
-        if call.peek.unbounded and not all(rule.soft for rule in money):
-            unbound = [target.name for target in call.order if target.max_call is None and target.price is not None]
-            if unbound:
-                field = call.peek.unbounded[0]
-                raise Invalid(
-                    f"a budget applies, and the size of the request does not bound what {field!r} can cost; "
-                    f"set max_call_usd on {', '.join(unbound)}, or leave it out",
-                    field=field,
-                    code="unbounded_cost",
-                )
-        call.bound = dearest * (2 if (call.stream and call.to.rescue) or call.to.hedge else 1)
-        return call.bound
 
-    def _without(self, unpriced: list[Target], call: Routed) -> None:
-        """A budget cannot hold for a target whose price is unknown: it is passed over, or the call refused."""
-        call.why += [f"{target.name}:no price" for target in unpriced]
-        call.order = [target for target in call.order if target not in unpriced]
-        if not call.order:
-            names = ", ".join(target.name for target in unpriced)
-            raise Invalid(
-                f"a budget applies, and the cost of {names} is unknown; give the model a price in the bundle "
-                "(price: {input: …, output: …}) or the budget 'unpriced: allow'",
-                field="model",
-                code="unpriced_model",
-            )
+def _model_rules(target: Target, call: Routed) -> list[tuple[Rule, str]]:
+    found: list[tuple[Rule, str]] = []
+    for one in call.plan.by_model:
+        scope = one.scope(None, {}, target.name)
+        if scope is not None:
+            found.append((one.rule, scope))
+    return found
+
+
+def _bounded(call: Routed, money: Sequence[Rule]) -> Nano:
+    """An upper bound of the call's cost at the dearest of its targets; targets that cannot be bounded are passed over."""
+    needs_price = any(rule.unpriced != "allow" for rule in money)
+    needs_bound = bool(call.peek.unbounded) and not all(rule.soft for rule in money)
+    dearest = 0
+    fit: list[Target] = []
+    unpriced: list[str] = []
+    unbound: list[str] = []
+    by_model = call.plan.by_model
+    for target in call.order:
+        own = [rule for rule, _ in _model_rules(target, call)] if by_model else ()
+        bound = bound_at(target, call)
+        if bound is None:
+            if needs_price or any(rule.unpriced != "allow" for rule in own):
+                unpriced.append(target.name)
+                continue
+        elif target.max_call is None and call.peek.unbounded and (needs_bound or any(not rule.soft for rule in own)):
+            unbound.append(target.name)
+            continue
+        elif bound > dearest:
+            dearest = bound
+        fit.append(target)
+    if unpriced or unbound:
+        _pass_over(call, fit, unpriced, unbound)
+    call.bound = dearest * _most_attempts(call)
+    return call.bound
+
+
+def _pass_over(call: Routed, fit: list[Target], unpriced: list[str], unbound: list[str]) -> None:
+    """Go on with the targets that a budget can hold for; refuse the call where there is none."""
+    call.why += [f"{name}:no price" for name in unpriced]
+    call.why += [f"{name}:no max_call_usd" for name in unbound]
+    call.order = fit
+    if fit:
+        return
+    if unbound:
+        field = call.peek.unbounded[0]
+        raise Invalid(
+            f"a budget applies, and the size of the request does not bound what {field!r} can cost; "
+            f"set max_call_usd on {', '.join(unbound)}, or leave it out",
+            field=field,
+            code="unbounded_cost",
+        )
+    raise Invalid(
+        f"a budget applies, and the cost of {', '.join(unpriced)} is unknown; give the model a price in the bundle "
+        "(price: {input: …, output: …}) or the budget 'unpriced: allow'",
+        field="model",
+        code="unpriced_model",
+    )
+
+
+def _most_attempts(call: Routed) -> int:
+    """How many attempts of one call may cost anything: a rescue, a hedge or another's answer for a filtered one adds one."""
+    route = call.to
+    return 2 if (call.stream and route.rescue) or route.hedge or route.retry.on_filter == "fallback" else 1
 
 
 def rate_headers(found: Sequence[Remaining]) -> tuple[tuple[str, str], ...]:
@@ -176,23 +214,29 @@ def bound_at(target: Target, call: Routed) -> Nano | None:
     output = peek.max_tokens
     if output is None:
         output = target.facts.max_output or DEFAULT_MAX_OUTPUT
-    if call.operation in ("embeddings", "moderations", "rerank", "count_tokens"):
+    if call.operation in _SILENT:
         output = 0
     # No tokenizer makes more tokens of a text than it has bytes.
-    bound = price.bound(len(call.body), output * peek.n)
+    most = len(call.body)
+    if peek.tools:
+        most += TOOLS
+    if peek.images:
+        most += IMAGE * (call.body.count(b"base64") or 1)
+    bound = price.bound(most, output * peek.n)
     if target.max_call is not None and peek.unbounded:
         bound = max(bound, target.max_call)
     return bound
 
 
-def estimated_tokens(call: Routed) -> int:
-    """What a token limit holds before the usage is known: a token for every four bytes, and the answer's bound."""
-    return -(-len(call.body) // 4) + (call.peek.max_tokens or 0) * call.peek.n
-
-
-def _undo(hold: Hold, call: Routed) -> None:
-    """A call that was answered from the cache used a request and nothing else; one that was refused used nothing."""
-    if call.cache == "hit":
-        hold.settle(tokens=0, nano=0)
-    else:
-        hold.release()
+def covered(target: Target, call: Routed) -> bool:
+    """Whether what the call holds of its budgets covers one more attempt at ``target``."""
+    if call.bound is None or not call.running:
+        return True
+    more = bound_at(target, call) or 0
+    total = there = more
+    for active in call.running:
+        used = active.attempt.cost or 0 if active.settled else bound_at(active.target, call) or 0
+        total += used
+        if active.target.name == target.name:
+            there += used
+    return total <= call.bound and (target.name not in call.model_holds or there <= more * _most_attempts(call))

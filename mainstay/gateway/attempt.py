@@ -10,7 +10,7 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, MainstayError, Unavailable, Unsupported, UpstreamFailed
 from mainstay.core.event import Frame
 from mainstay.gateway.active import Active
-from mainstay.gateway.admit import bound_at
+from mainstay.gateway.admit import covered
 from mainstay.gateway.count import estimated, stands_in
 from mainstay.gateway.retry import MOST_ATTEMPTS, Pace, decide, pause
 from mainstay.gateway.routed import Routed
@@ -39,7 +39,7 @@ class Attempts:
                 holds.update(hold.holds)
         self._journal.open(opened(call, holds, [target.name for target in call.order]))
         call.opened = True
-        call.to.retry_budget.called()
+        call.to.called()
         search = Search(call, self._clock, self._chance, self._sleep)
         try:
             active, frames = await search.run()
@@ -79,6 +79,7 @@ class Search:
         self._chance, self._sleep = chance, sleep
         self.pace = Pace()
         self.last: MainstayError | None = None
+        self._limited = False  # a provider said 429: from then on the pace is kept
         self._window: int | None = None  # a context error was seen: only larger windows are worth a try
         self.silent: set[str] = set()  # targets that timed out: never asked again for this call
 
@@ -157,6 +158,8 @@ class Search:
             self.last = failure
         if failure.kind == "context_length":
             self._window = max(self._window or 0, target.facts.context_window or 0)
+        if failure.kind == "rate_limit":
+            self._limited = True
         if failure.kind == "timeout":
             self.silent.add(target.name)
         step = decide(failure, tries, self.call.to.retry, others)
@@ -178,11 +181,11 @@ class Search:
     async def attempt(self, target: Target, ask: Ask | None = None) -> tuple[Active, list[Frame]]:
         """One attempt, up to its first content. Raises ``UpstreamFailed``, ``Unsupported``, ``Invalid``, ``Unavailable``."""
         call = self.call
-        if isinstance(self.last, UpstreamFailed) and self.last.kind == "rate_limit":
+        if self._limited:
             wait = self.pace.wait(self.clock.monotonic())
             if wait:
                 await self._pause(wait)
-        if call.bound is not None and call.attempts and spent(call) + (bound_at(target, call) or 0) > call.bound:
+        if not covered(target, call):
             raise Unavailable("what is held of the budget does not cover another attempt", code="budget_held")
         health = target.health
         if not health.provider_gate.try_enter():
@@ -248,8 +251,3 @@ class Search:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
-
-
-def spent(call: Routed) -> int:
-    """What the attempts so far have cost, in nano-dollars."""
-    return sum(attempt.cost or 0 for attempt in call.attempts)

@@ -7,29 +7,39 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from mainstay.core.call import Reply
 from mainstay.core.clock import Clock
-from mainstay.core.event import End, Event, Finish, Frame, Start, UsageSeen
+from mainstay.core.errors import Invalid
+from mainstay.core.event import End, Event, Frame
+from mainstay.core.usage import Usage
 from mainstay.gateway.routed import Routed
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="sorted").encode
+
+_ENTRY = 1024
+"""Bytes that an entry takes beside its frames."""
+_EVENT = 256
+"""Bytes that an event takes beside its text."""
+_CHANGES_ANSWERS = ("anthropic-beta", "anthropic-version", "openai-beta")
+"""Headers of the caller that go to the upstream and may change its answer."""
 
 
 @dataclass(slots=True)
 class Entry:
     """One complete reply, as it went to the caller who caused it."""
 
-    frames: tuple[Frame, ...]
-    dialect: str
+    frames: list[Frame]
+    dialect: str  # of the frames' bytes; empty where they are events
     content_type: str
-    headers: list[tuple[str, str]]
     model: str
     provider: str
     finish: str | None
+    usage: Usage | None
     until: float  # monotonic
     size: int
 
@@ -53,16 +63,17 @@ class Memory:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep ``entry``, dropping others for it."""
-        if entry.size > self._limit:
-            return
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep ``entry``, dropping others for it; False if it is larger than all the room there is."""
         if key in self._entries:
             self._drop(key)
+        if entry.size > self._limit:
+            return False
         self._entries[key] = entry
         self.size += entry.size
         while self.size > self._limit:
             self._drop(next(iter(self._entries)))
+        return True
 
     def clear(self) -> None:
         """Forget everything."""
@@ -76,17 +87,25 @@ class Memory:
         return len(self._entries)
 
 
+Landed = Literal["kept", "gone", "failed", "not kept"]
+"""How a flight ended: its reply is in the memory; its caller went away; it failed; its reply may not be kept."""
+
+Flight = asyncio.Future[Landed]
+
+
 class Cache:
     """The stage. It acts on routes with a ``cache`` rule; ``x-mainstay-cache: off`` passes it by, ``refresh`` renews."""
 
     def __init__(self, memory: Memory, clock: Clock) -> None:
         self._memory, self._clock = memory, clock
-        self._flights: dict[bytes, asyncio.Future[None]] = {}
+        self._flights: dict[bytes, Flight] = {}
 
     def enter(self, call: Routed) -> Reply | asyncio.Task[Reply | None] | None:
-        """A stored reply; None where there is none."""
+        """A stored reply; None where there is none. Refuses a wish that it does not know."""
         rule = call.to.cache
-        wish = call.headers.get("x-mainstay-cache", "")
+        wish = call.headers.get("x-mainstay-cache", "").lower()
+        if wish not in ("", "off", "refresh"):
+            raise Invalid("x-mainstay-cache is off or refresh; leave it out to use the cache", field="x-mainstay-cache")
         if rule is None or wish == "off":
             return None
         key = self._key(call, rule.scope)
@@ -103,20 +122,30 @@ class Cache:
         return None
 
     async def _wait(self, call: Routed, key: bytes) -> Reply | None:
-        """An identical call is under way: wait for it, and take its place if it fails."""
-        while (flight := self._flights.get(key)) is not None:
-            left = call.ask.deadline - self._clock.monotonic()
-            await asyncio.wait((flight,), timeout=max(0.0, left))
+        """An identical call is under way: wait for it, and take its place if it fails.
+
+        Nobody waits for a second failure, for a reply that is not kept, or for more than half of its own time: it is
+        better then that all ask at once than one after the other.
+        """
+        failures = 0
+        now = self._clock.monotonic()
+        until = now + max(0.0, call.ask.deadline - now) / 2
+        while failures < 2 and (flight := self._flights.get(key)) is not None:
+            await asyncio.wait((flight,), timeout=max(0.0, until - self._clock.monotonic()))
             if not flight.done():
-                return None  # out of time: the attempt will say so
+                break
             entry = self._memory.get(key)
             if entry is not None:
                 return self._replay(call, entry)
+            landed = flight.result()
+            if landed == "not kept":
+                break
+            failures += landed == "failed"
         self._lead(call, key)
         return None
 
     def _lead(self, call: Routed, key: bytes) -> None:
-        flight: asyncio.Future[None] | None = None
+        flight: Flight | None = None
         if key not in self._flights:
             flight = self._flights[key] = asyncio.get_running_loop().create_future()
         call.recording = Recording(key, flight, call.to.cache.max_bytes if call.to.cache else 0)
@@ -124,101 +153,129 @@ class Cache:
 
     def _replay(self, call: Routed, entry: Entry) -> Reply:
         call.cache = "hit"
-        call.model, call.provider, call.finish = entry.model, entry.provider, entry.finish
+        call.model, call.provider, call.finish, call.usage = entry.model, entry.provider, entry.finish, entry.usage
         call.first_token = self._clock.monotonic()
         call.why.append("cache")
-        return Reply(
-            entry.dialect,
-            call.stream,
-            _once(entry.frames),
-            content_type=entry.content_type,
-            headers=list(entry.headers),
-        )
+        return Reply(entry.dialect, call.stream, _replayed(call, entry), content_type=entry.content_type)
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Keep the reply if it is whole and the first choice's own, and let those who wait go on."""
         recording = call.recording
         if recording is None:
             return
-        if error is None and recording.whole and not call.fallback and call.model is not None:
-            rule = call.to.cache
-            assert rule is not None
-            self._memory.put(
-                recording.key,
-                Entry(
-                    tuple(recording.frames),
-                    recording.dialect(call),
-                    call.reply_type,
-                    [],
-                    call.model,
-                    call.provider or "",
-                    call.finish,
-                    self._clock.monotonic() + rule.ttl,
-                    recording.size + 256,
-                ),
-            )
+        call.recording = None
+        landed: Landed = "not kept"
+        if error is not None:
+            landed = "failed" if isinstance(error, Exception) else "gone"
+        elif self._keep(call, recording):
+            landed = "kept"
         if recording.flight is not None:
-            self._flights.pop(recording.key, None)
-            recording.flight.set_result(None)
+            del self._flights[recording.key]
+            recording.flight.set_result(landed)
+
+    def _keep(self, call: Routed, recording: Recording) -> bool:
+        rule, frames = call.to.cache, recording.frames()
+        if rule is None or not frames or call.fallback or call.model != call.choice:
+            return False
+        entry = Entry(
+            frames,
+            call.dialect if frames[0].raw is not None else "",
+            call.reply_type,
+            call.choice,
+            call.provider or "",
+            call.finish,
+            call.usage,
+            self._clock.monotonic() + rule.ttl,
+            recording.size + _ENTRY,
+        )
+        return self._memory.put(recording.key, entry)
 
     def _key(self, call: Routed, scope: str) -> bytes | None:
-        """Tenant, what the route means now, format, and the whole request, unknown fields included."""
-        try:
-            body = _encode(_decode(call.body))
-        except msgspec.DecodeError:
-            return None  # not JSON: audio and images are not cached
-        principal = call.principal
-        tenant = principal.team if scope == "team" else principal.key_id
-        parts = (
-            "cache-1",
-            tenant,
+        """Tenant, what the route means now, format, and the whole request, unknown fields included.
+
+        None for what is not JSON: sound and forms are not cached.
+        """
+        body = canonical(call.body)
+        if body is None:
+            return None
+        principal, headers = call.principal, call.headers
+        parts = [
+            scope,
+            principal.team if scope == "team" else principal.key_id,
             call.to.version,
+            call.branch,
             call.dialect,
             call.operation,
-            call.headers.get("anthropic-beta", ""),
-        )
-        return hashlib.blake2b("\0".join(parts).encode() + b"\0" + body, digest_size=20).digest()
+            [headers.get(name) for name in _CHANGES_ANSWERS],
+        ]
+        return hashlib.blake2b(_encode(parts) + body, digest_size=20).digest()
+
+
+def canonical(body: bytes) -> bytes | None:
+    """JSON with its keys sorted and nothing between its values; None for what is not JSON.
+
+    A body in which one object has a key twice, which parsers read differently, is only ever equal to itself.
+    """
+    try:
+        sorted_body = _encode(_decode(body))
+        # The quote and the colon after a key are in no string, unless one spells its quotes in another way.
+        if b"\\u0022" in body or msgspec.json.format(body, indent=-1).count(b'":') != sorted_body.count(b'":'):
+            return body
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return sorted_body
 
 
 class Recording:
     """Collects what goes to the caller, until it is whole or too large."""
 
-    __slots__ = ("_limit", "flight", "frames", "key", "size", "whole")
+    __slots__ = ("_bytes", "_events", "_limit", "_whole", "flight", "key", "size")
 
-    def __init__(self, key: bytes, flight: asyncio.Future[None] | None, limit: int) -> None:
+    def __init__(self, key: bytes, flight: Flight | None, limit: int) -> None:
         self.key, self.flight, self._limit = key, flight, limit
-        self.frames: list[Frame] = []
+        self._bytes: list[bytes] = []
+        self._events: list[Event] = []
+        self._whole: int | None = None  # how many of the pieces come before the sign of the end
         self.size = 0
-        self.whole = False
 
     def tap(self, frames: list[Frame]) -> None:
         """Take in frames."""
-        for frame in frames:
-            self.size += len(frame.raw) if frame.raw is not None else sum(_size(event) for event in frame.events)
-            if any(type(event) is End for event in frame.events):
-                self.whole = self.size <= self._limit
-        if self.size <= self._limit:
-            self.frames += frames
-        else:
-            self.frames.clear()
-            self.whole = False
+        if self.size > self._limit:
+            return
+        for raw, events, _ in frames:
+            if events and type(events[-1]) is End and self._whole is None:
+                self._whole = len(self._bytes)
+            if raw is not None:
+                self.size += len(raw)
+                self._bytes.append(raw)
+            else:
+                self.size += sum([_size(event) for event in events])
+                self._events += events
+        if self.size > self._limit:
+            self._bytes.clear()
+            self._events.clear()
 
-    def dialect(self, call: Routed) -> str:
-        """The dialect of the raw bytes, or empty where events were kept."""
-        return call.dialect if all(frame.raw is not None for frame in self.frames) else ""
+    def frames(self) -> list[Frame]:
+        """The whole reply as few frames, the last of which is its sign of the end; none if there is no whole reply."""
+        if self._whole is None or self.size > self._limit or (self._bytes and self._events):
+            return []
+        if self._events:
+            return [Frame(None, tuple(self._events))]
+        before, end = b"".join(self._bytes[: self._whole]), b"".join(self._bytes[self._whole :])
+        return [*([Frame(before, ())] if before else []), Frame(end, (End(),))]
 
 
 def _size(event: Event) -> int:
-    if isinstance(event, Start | Finish | UsageSeen | End):
-        return 64
-    return 64 + sum(len(part) for part in event if isinstance(part, str))
+    size = _EVENT
+    for part in event:
+        if isinstance(part, str):
+            size += len(part)
+        elif isinstance(part, tuple | dict):  # log probabilities, citations
+            size += 4 * len(_encode(part))
+    return size
 
 
-async def _once(frames: tuple[Frame, ...]) -> AsyncIterator[list[Frame]]:
-    # Bytes are joined, so that a stream of a thousand events costs one write.
-    if all(frame.raw is not None for frame in frames):
-        events = tuple(event for frame in frames[:-1] for event in frame.events)
-        body = b"".join(frame.raw or b"" for frame in frames[:-1])
-        yield [*([Frame(body, events)] if body else []), frames[-1]]
-    else:
-        yield list(frames)
+async def _replayed(call: Routed, entry: Entry) -> AsyncIterator[list[Frame]]:
+    for tap in call.taps:
+        tap(entry.frames)
+    yield list(entry.frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mainstay.core.errors import MainstayError
 from mainstay.core.event import Event, Frame
 from mainstay.gateway.routed import Routed
 from mainstay.ledger.spool import Content, ContentSpool
@@ -30,9 +31,9 @@ class KeepContent:
         kept = call.kept
         if kept is None:
             return
-        reply = b"" if kept.over else b"".join(kept.raw)
-        if kept.events and not kept.over:
-            reply = self._dialects[call.dialect].write_reply(kept.events, request=call.body)
+        reply = b"".join(kept.raw)
+        if kept.events:
+            reply = self._written(call, kept.events)
         call.content = self._spool.put(
             Content(
                 call.id,
@@ -43,6 +44,13 @@ class KeepContent:
                 "application/json" if kept.events or not call.stream else "text/event-stream",
             )
         )
+
+    def _written(self, call: Routed, events: list[Event]) -> bytes:
+        """What was said, in the caller's format; also of a reply that broke off."""
+        try:
+            return self._dialects[call.dialect].write_reply(events, request=call.body)
+        except MainstayError as error:
+            return self._dialects[call.dialect].write_error(error, 502)
 
 
 class Kept:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from urllib.parse import unquote_plus
+from urllib.parse import unquote
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -15,6 +16,8 @@ from mainstay.upstream.http_target import PLAIN_OPERATIONS
 from mainstay.wire.dialect import Dialect
 
 _TAGS, _TAG_LENGTH = 32, 128
+# As W3C writes it; a later version may have more after it. What is all zeros, or of version ff, says nothing.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-|$)")
 _GOES_ALONG = ("anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate")
 
 
@@ -78,8 +81,8 @@ class Identify:
         call.session = _short(headers, "x-mainstay-session")
         call.workflow = _short(headers, "x-mainstay-workflow")
         parent = headers.get("traceparent")
-        if parent is not None and len(parent) == 55 and parent[2] == parent[35] == parent[52] == "-":
-            call.trace, call.parent_span = parent[3:35], parent[36:52]
+        if parent is not None and (found := _TRACEPARENT.match(parent)) is not None:
+            call.trace, call.parent_span = found[1], found[2]
 
 
 def secret(headers: Mapping[str, str]) -> str:
@@ -91,13 +94,13 @@ def secret(headers: Mapping[str, str]) -> str:
 
 
 def tags(value: str) -> dict[str, str]:
-    """``feature=search,tier=free`` as a mapping. Names and values may be percent-encoded."""
+    """``feature=search,tier=free`` as a mapping. Names and values may be percent-encoded. Raises ``Invalid``."""
     found: dict[str, str] = {}
     for pair in value.split(","):
         if not pair.strip():
             continue
         name, equals, content = pair.partition("=")
-        name, content = unquote_plus(name.strip()), unquote_plus(content.strip())
+        name, content = unquote(name.strip()), unquote(content.strip())
         if not equals or not name or len(name) > _TAG_LENGTH or len(content) > _TAG_LENGTH or len(found) >= _TAGS:
             raise Invalid(
                 f"x-mainstay-tags is name=value pairs with commas between, at most {_TAGS} of {_TAG_LENGTH} characters",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mainstay.access.authenticate import KeyRing
@@ -12,8 +12,10 @@ from mainstay.core.call import Principal
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid
 from mainstay.core.model import ModelFacts
-from mainstay.core.money import NANO, nano_from_usd
-from mainstay.core.route import Condition, Name, Node, Table, Weighted, When, names, parse, table
+from mainstay.core.money import nano_from_usd
+from mainstay.core.order import Table, table
+from mainstay.core.route import Name, Node, Weighted, When, names, parse
+from mainstay.gateway.admit import bound_at
 from mainstay.gateway.retry import RetryBudget, RetryRule
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Health, Latency, Target
@@ -47,7 +49,7 @@ class Hedge:
     def allows(self, other: Target, call: Routed) -> bool:
         """Whether a second attempt may be made for ``call``."""
         if self.most is not None:
-            bound = None if other.price is None else other.price.bound(len(call.body), call.peek.max_tokens or 0)
+            bound = bound_at(other, call)
             if bound is None or bound > self.most:
                 return False
         return self.budget.allows()
@@ -70,9 +72,16 @@ class Route:
     prompt_cache: str | None
     content: bool
     priority: int
-    looks_at_budget: bool
+    looks_at_budget: bool = False
+    """A case of it, or of a route that it leads to, asks for the budget that is left."""
     table: Table | None = None
     """The orders of its targets, where they depend on nothing but chance."""
+
+    def called(self) -> None:
+        """A call goes to upstreams: retries and hedges are a share of these."""
+        self.retry_budget.called()
+        if self.hedge is not None:
+            self.hedge.budget.called()
 
 
 @dataclass(slots=True)
@@ -107,17 +116,26 @@ class Plan:
         }
         for route in routes.values():
             route.table = table(route.tree, self.trees)
+            route.looks_at_budget = any(_looks_at_budget(tree) for tree in self._below(route))
         self.by_model = tuple(rule for rule in scoped if rule.by == "model")
         self._scoped = tuple(rule for rule in scoped if rule.by != "model")
         self._purse = purse
 
-    def rules(self, call: Routed) -> tuple[Sequence[tuple[Rule, str]], Sequence[Rule]]:
-        """All rules that bind this call, each with its scope, and which of them are budgets.
+    def _below(self, route: Route) -> list[Node]:
+        """The trees of the route and of all that it may lead to."""
+        found = {route.name: route.tree}
+        todo = [route.tree]
+        while todo:
+            for name in names(todo.pop()):
+                if name in self.trees and name not in found:
+                    found[name] = self.trees[name]
+                    todo.append(self.trees[name])
+        return list(found.values())
 
-        Those by model come with the target; here they stand among the budgets only.
-        """
+    def rules(self, call: Routed) -> tuple[Sequence[tuple[Rule, str]], Sequence[Rule]]:
+        """The rules that bind this call whichever target answers, each with its scope, and which of them are budgets."""
         key = call.opened_by
-        if not self._scoped and not self.by_model:
+        if not self._scoped:
             return key.rules, key.money
         bound, money = list(key.rules), list(key.money)
         for rule in self._scoped:
@@ -125,7 +143,7 @@ class Plan:
             if scope is not None:
                 bound.append((rule.rule, scope))
                 money.append(rule.rule)
-        return bound, [*money, *(rule.rule for rule in self.by_model)]
+        return bound, money
 
     def budget_left(self, call: Routed) -> float:
         """The share of the tightest budget that is left, 0 to 1; 1 where none applies."""
@@ -146,8 +164,8 @@ class Compiler:
         self._answerer, self._unseal, self._pepper = answerer, unseal, pepper
         self._purse, self._clock = purse, clock
         self._answerers: dict[str, tuple[str, Answerer]] = {}
-        self._health: dict[tuple[str, str], tuple[object, Health]] = {}
-        self._gates: dict[str, tuple[object, Gate]] = {}
+        self._health: dict[tuple[str, str, str], Health] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
 
     def compile(self, resolved: Resolved) -> Plan:
         """The plan of ``resolved``. Raises ``Invalid`` for what cannot be put in force; nothing has changed then."""
@@ -163,7 +181,14 @@ class Compiler:
         for route in resolved.routes:
             routes[route.body.name] = self._route(route.body, route.digest)
         for route in routes.values():
-            route.version = self._version(route, routes, resolved)
+            unknown = next((name for name in names(route.tree) if name not in routes), None)
+            if unknown is not None:
+                raise Invalid(f"route {route.name!r} leads to {unknown!r}, which is neither a model nor a route")
+        digests = {name: route.version for name, route in routes.items()}
+        for model in resolved.models:
+            digests[model.body.name] = f"{model.digest},{providers[model.provider].digest}"
+        for route in routes.values():
+            route.version = _version(route, routes, digests)
         teams = {team.name: team for team in resolved.teams}
         opened: dict[str, tuple[ResolvedKey, Opened]] = {}
         for key in resolved.keys:
@@ -179,6 +204,7 @@ class Compiler:
             bound = tuple((rule, "") for rule in rules)
             opened[key.hash] = (key, Opened(principal, bound, money, key.content, key.priority))
         scoped = [named_rule(one.body) for one in resolved.budgets]
+        self._forget(providers, targets)
         return Plan(resolved.digest, targets, routes, self._ring(opened), scoped, self._purse)
 
     def _ring(self, opened: Mapping[str, tuple[ResolvedKey, Opened]]) -> KeyRing[Opened]:
@@ -218,24 +244,33 @@ class Compiler:
 
     def _healthy(self, provider: str, model: ResolvedModel, sealed: kinds.Provider) -> Health:
         rule, limit = model.body.breaker, model.body.concurrency
-        known = self._gates.get(provider)
-        if known is None or known[0] != sealed.concurrency:
-            known = (sealed.concurrency, _gate(f"provider {provider}", sealed.concurrency))
-            self._gates[provider] = known
-        key, settings = (provider, model.upstream_model), (rule, limit, sealed.concurrency)
+        place = (provider, repr(sealed.concurrency))
+        gate = self._gates.get(place)
+        if gate is None:
+            gate = self._gates[place] = _gate(f"provider {provider}", sealed.concurrency)
+        key = (provider, model.upstream_model, repr((rule, limit, sealed.concurrency)))
         found = self._health.get(key)
-        if found is None or found[0] != settings:
+        if found is None:
             breaker = Breaker(
                 rule.failures, rule.rate, rule.min_calls, seconds(rule.window), seconds(rule.open_for), self._clock
             )
-            gate = _gate(f"model {model.body.name}", limit)
-            found = (settings, Health(breaker, gate, known[1], Latency(self._clock)))
+            own = _gate(f"model {model.body.name}", limit)
+            most = None if limit is None else limit.limit
+            found = Health(breaker, own, gate, Latency(self._clock), Latency(self._clock), limit=most)
             self._health[key] = found
-        return found[1]
+        return found
+
+    def _forget(self, providers: Collection[str], targets: Mapping[str, Target]) -> None:
+        """Drop what nothing in the new plan refers to; calls under way keep it for as long as they need it."""
+        healths = {id(target.health) for target in targets.values()}
+        gates = {id(target.health.provider_gate) for target in targets.values()}
+        self._health = {key: health for key, health in self._health.items() if id(health) in healths}
+        self._gates = {key: gate for key, gate in self._gates.items() if id(gate) in gates}
+        self._answerers = {name: known for name, known in self._answerers.items() if name in providers}
 
     def health(self) -> Mapping[tuple[str, str], Health]:
         """The health of every target by provider and the provider's name of the model."""
-        return {key: health for key, (_, health) in self._health.items()}
+        return {(provider, model): health for (provider, model, _), health in self._health.items()}
 
     def _route(self, body: kinds.Route, digest: str) -> Route:
         retry, times = body.retry, body.timeouts
@@ -259,7 +294,7 @@ class Compiler:
             if hedge is None
             else Hedge(
                 seconds(hedge.after),
-                None if hedge.max_usd is None else int(hedge.max_usd * NANO),
+                None if hedge.max_usd is None else nano_from_usd(hedge.max_usd),
                 hedge.max_share,
                 RetryBudget(hedge.max_share, self._clock),
             ),
@@ -268,28 +303,19 @@ class Compiler:
             body.prompt_cache,
             body.content,
             body.priority,
-            _looks_at_budget(tree),
         )
 
-    def _version(self, route: Route, routes: Mapping[str, Route], resolved: Resolved) -> str:
-        """What the route means now: its own digest and those of every route, model and provider that it can lead to."""
-        digests = {model.body.name: (model.digest, model.provider) for model in resolved.models}
-        providers = {provider.body.name: provider.digest for provider in resolved.providers}
-        seen: set[str] = set()
-        parts: list[str] = [route.name]
-        todo = [route.name]
-        while todo:
-            name = todo.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            if name in routes:
-                parts.append(repr(routes[name].tree))
-                todo += [one for one in names(routes[name].tree) if one != name]
-            if name in digests:
-                digest, provider = digests[name]
-                parts += [digest, providers.get(provider, "")]
-        return "|".join(parts)
+
+def _version(route: Route, routes: Mapping[str, Route], digests: Mapping[str, str]) -> str:
+    """What the route means now: its own digest and those of every route, model and provider that it can lead to."""
+    seen: dict[str, None] = {}
+    todo = [route.name]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen[name] = None
+            todo += names(routes[name].tree)
+    return "|".join([f"{name}={digests[name]}" for name in seen])
 
 
 def _gate(name: str, limit: kinds.Concurrency | None) -> Gate:
@@ -297,14 +323,15 @@ def _gate(name: str, limit: kinds.Concurrency | None) -> Gate:
 
 
 def _looks_at_budget(node: Node) -> bool:
-    if isinstance(node, When):
-        conditions: list[Condition] = [condition for condition, _ in node.cases]
-        if any(condition.budget_left_below is not None for condition in conditions):
-            return True
-        return any(_looks_at_budget(child) for _, child in node.cases) or (
-            node.otherwise is not None and _looks_at_budget(node.otherwise)
-        )
     if isinstance(node, Name):
         return False
-    children = [child for child, _ in node.to] if isinstance(node, Weighted) else node.to
+    if isinstance(node, When):
+        if any(condition.budget_left_below is not None for condition, _ in node.cases):
+            return True
+        children = [child for _, child in node.cases]
+        children += [] if node.otherwise is None else [node.otherwise]
+    elif isinstance(node, Weighted):
+        children = [child for child, _ in node.to]
+    else:
+        children = list(node.to)
     return any(_looks_at_budget(child) for child in children)

@@ -25,16 +25,22 @@ class Record:
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Close the record of the call."""
         self._outcome(call, error)
-        call.cost = _cost(call)
+        known, unknown = 0, False
+        for attempt in call.attempts:
+            if attempt.cost is None:
+                unknown = True
+            else:
+                known += attempt.cost
+        call.cost = None if unknown else known
         charges: dict[str, int] = {}
         if call.opened:
-            tokens = sum(attempt.usage.total for attempt in call.attempts if attempt.usage is not None)
             if call.hold is not None:
-                # A cost that is unknown was admitted by a budget that allows it, and charges nothing.
-                call.hold.settle(tokens=tokens, nano=call.cost or 0)
+                tokens = sum([attempt.usage.total for attempt in call.attempts if attempt.usage is not None])
+                # What has no price was admitted by a budget that allows it, and is not charged.
+                call.hold.settle(tokens=tokens, nano=known)
                 charges = call.hold.charges
             for name, hold in call.model_holds.items():
-                hold.settle(nano=sum(attempt.cost or 0 for attempt in call.attempts if attempt.target == name))
+                hold.settle(nano=_cost_at(call, name))
                 charges = {**charges, **hold.charges}
         now = self._clock.monotonic()
         self._journal.close(closed(call, ended=now, charges=charges, content=call.content))
@@ -55,10 +61,6 @@ class Record:
             call.error, call.message = "internal_error", type(error).__name__
 
 
-def _cost(call: Routed) -> Nano | None:
-    total = 0
-    for attempt in call.attempts:
-        if attempt.cost is None:
-            return None
-        total += attempt.cost
-    return total
+def _cost_at(call: Routed, target: str) -> Nano:
+    """What the attempts at one target cost, as far as prices are known."""
+    return sum([attempt.cost or 0 for attempt in call.attempts if attempt.target == target])

@@ -6,10 +6,15 @@ from collections.abc import Callable
 
 from mainstay.core.errors import Unavailable, Unsupported
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
-from mainstay.core.route import Facts, order
+from mainstay.core.order import order
+from mainstay.core.route import Facts
+from mainstay.core.usage import Usage
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.routed import Routed
-from mainstay.gateway.target import Target
+from mainstay.gateway.target import Target, estimated_tokens
+
+NO_LIMIT = 100
+"""Calls at once that a target without a limit of its own is thought to take."""
 
 
 class Resolve:
@@ -21,7 +26,7 @@ class Resolve:
     def enter(self, call: Routed) -> None:
         """Order the targets."""
         route, plan, peek = call.to, call.plan, call.peek
-        tokens = len(call.body) // 4
+        tokens = call.tokens = estimated_tokens(call.body)
         table = route.table
         if table is not None:
             _, names, said = table.draw(self._chance())
@@ -39,7 +44,8 @@ class Resolve:
                 call.session,
                 call.user,
             )
-            names = order(route.tree, plan.trees, facts, Live(plan, tokens, peek.max_tokens, self._chance), call.why)
+            names = order(route.tree, plan.trees, facts, Live(plan, call, self._chance), call.why)
+            call.branch = tuple(said for said in call.why if said.startswith(("when[", "when:")))
         fit: list[Target] = []
         for name in names:
             target = plan.targets[name]
@@ -55,8 +61,11 @@ class Resolve:
                     field="model",
                     code="no_capable_target",
                 )
-            raise Unavailable(f"the route {route.name!r} leads to no target for this call", code="no_target")
+            raise Unavailable(
+                f"the route {route.name!r} leads to no target for this call ({', '.join(call.why)})", code="no_target"
+            )
         call.order = fit
+        call.choice = fit[0].name
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Nothing to settle."""
@@ -65,27 +74,25 @@ class Resolve:
 class Live:
     """What the routing tree asks about the targets."""
 
-    def __init__(self, plan: Plan, tokens: int, max_tokens: int | None, chance: Callable[[], float]) -> None:
-        self._plan, self._tokens, self._max_tokens = plan, tokens, max_tokens
-        self._chance = chance
+    def __init__(self, plan: Plan, call: Routed, chance: Callable[[], float]) -> None:
+        self._targets, self._call = plan.targets, call
+        self.random = chance
 
     def price(self, model: str) -> float | None:
         """The expected cost of this call in nano-dollars."""
-        target = self._plan.targets.get(model)
-        if target is None or target.price is None:
+        price = self._targets[model].price
+        if price is None:
             return None
-        return float(target.price.bound(self._tokens, self._max_tokens or DEFAULT_MAX_OUTPUT))
+        peek = self._call.peek
+        output = DEFAULT_MAX_OUTPUT if peek.max_tokens is None else peek.max_tokens
+        return float(price.cost(Usage(self._call.tokens, output * peek.n)))
 
     def latency(self, model: str) -> float:
-        """The estimate of the time to the first token, in seconds."""
-        target = self._plan.targets.get(model)
-        return float("inf") if target is None else target.health.latency.estimate
+        """The estimate of the time to the first content of a stream, or to a whole plain reply, in seconds."""
+        health = self._targets[model].health
+        return (health.latency if self._call.stream else health.plain).estimate(health.in_flight > 0)
 
     def busy(self, model: str) -> float:
-        """How loaded the target is."""
-        target = self._plan.targets.get(model)
-        return float("inf") if target is None else target.health.in_flight + target.health.gate.load
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-        return self._chance()
+        """Calls in flight and waiting, divided by the limit."""
+        health = self._targets[model].health
+        return (health.in_flight + health.gate.waiting) / (health.limit or NO_LIMIT)

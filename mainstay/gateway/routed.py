@@ -33,8 +33,14 @@ class Routed(Call):
     """What the caller's key opens."""
     to: Route = field(init=False)
     ask: Ask = field(init=False)
+    tokens: int = field(init=False, default=0)
+    """The input tokens, estimated."""
     order: Sequence[Target] = field(init=False, default=())
     """The targets to try, best first."""
+    choice: str = field(init=False, default="")
+    """The first of them, before budgets or health made it another."""
+    branch: tuple[str, ...] = field(init=False, default=())
+    """Which cases of the route held for this call."""
     hold: Hold | None = field(init=False, default=None)
     model_holds: Mapping[str, Hold] = field(init=False, default_factory=dict[str, "Hold"])
     """Holds under budgets by model, for each target that may answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mainstay.core.clock import Clock
@@ -11,9 +12,16 @@ from mainstay.upstream.ask import Answerer
 from mainstay.upstream.breaker import Breaker
 from mainstay.upstream.gate import Gate
 
+HALF_LIFE = 10.0
+"""Seconds after which a measurement counts half as much, and a slow target that nobody tries is believed half as slow."""
+
 
 class Latency:
-    """A decaying estimate of the time to the first token, in seconds; what is old counts half as much each 30 s."""
+    """A decaying estimate of how long a target takes, in seconds.
+
+    A target that was slow is asked less, so that nobody would notice its recovery. Therefore the estimate of one that is
+    not measured sinks, until it looks worth a try.
+    """
 
     __slots__ = ("_at", "_clock", "_sum", "_weight")
 
@@ -23,21 +31,21 @@ class Latency:
 
     def seen(self, seconds: float) -> None:
         """Take in one measurement."""
-        self._decay()
-        self._sum += seconds
-        self._weight += 1.0
-
-    @property
-    def estimate(self) -> float:
-        """The estimate; 0 before the first measurement, so that what was never tried is tried."""
-        return self._sum / self._weight if self._weight > 1e-9 else 0.0
-
-    def _decay(self) -> None:
         now = self._clock.monotonic()
-        factor = 0.5 ** ((now - self._at) / 30.0)
-        self._sum *= factor
-        self._weight *= factor
+        factor = 0.5 ** ((now - self._at) / HALF_LIFE)
+        self._sum = self._sum * factor + seconds
+        self._weight = self._weight * factor + 1.0
         self._at = now
+
+    def estimate(self, trying: bool = False) -> float:
+        """What the next answer will take; 0 before the first measurement, so that what was never tried is tried.
+
+        ``trying``: somebody is finding out at this moment, so that nobody else needs to.
+        """
+        if not self._weight:
+            return 0.0
+        mean = self._sum / self._weight
+        return mean if trying else mean * 0.5 ** ((self._clock.monotonic() - self._at) / HALF_LIFE)
 
 
 @dataclass(slots=True)
@@ -48,7 +56,11 @@ class Health:
     gate: Gate
     provider_gate: Gate
     latency: Latency
+    """Of streams, until their first content."""
+    plain: Latency
+    """Of plain replies, until they are whole."""
     in_flight: int = 0
+    limit: int | None = None
 
 
 @dataclass(slots=True)
@@ -66,7 +78,7 @@ class Target:
     max_call: Nano | None = None  # the declared bound of one call
 
     def lacks(self, tools: bool, images: bool, audio: bool, schema: bool, tokens: int) -> str | None:
-        """What this call needs and the target is known not to have; None if nothing."""
+        """What this call, of ``tokens`` as ``estimated_tokens`` has them, needs and the target is known not to have."""
         facts = self.facts
         if tools and facts.tools is False:
             return "no tools"
@@ -76,7 +88,23 @@ class Target:
             return "no audio"
         if schema and facts.schema is False:
             return "no schema"
-        # Four bytes a token is a low estimate: only what certainly does not fit is passed over.
-        if facts.context_window is not None and tokens > facts.context_window:
+        # Only what certainly does not fit is passed over: text may have six bytes to a token. A provider knows better.
+        if facts.context_window is not None and tokens * 2 > facts.context_window * 3:
             return f"context of {facts.context_window}"
         return None
+
+
+_DATA = re.compile(rb"[A-Za-z0-9+/=_-]{2048,}")
+_DATA_TOKENS = 1600
+_LEAST_WITH_DATA = 8192
+
+
+def estimated_tokens(body: bytes) -> int:
+    """The input tokens of a request, estimated: one for every four bytes of text; media count little for their size."""
+    size = len(body)
+    if size > _LEAST_WITH_DATA:
+        size -= 5 * body.count(b"\\u")  # six bytes for one character
+        if b"base64" in body or b'"input_audio"' in body:
+            for data in _DATA.finditer(body):
+                size -= max(0, data.end() - data.start() - 4 * _DATA_TOKENS)
+    return -(-size // 4)
