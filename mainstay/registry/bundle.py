@@ -22,6 +22,9 @@ _SECTIONS: dict[str, type[kinds.Body]] = {
     "budgets": kinds.NamedBudget,
 }
 
+_TOLD = 200
+"""Problems, and warnings, that are told of one file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -118,7 +121,11 @@ def _items(document: Document, problem: crosscheck.Report) -> dict[str, list[Ite
 
 
 def _lines(filename: str, found: list[tuple[int, str]]) -> list[str]:
-    return [f"{filename}:{line}: {sentence}" for line, sentence in dict.fromkeys(sorted(found, key=lambda one: one[0]))]
+    told = list(dict.fromkeys(sorted(found, key=lambda one: one[0])))
+    lines = [f"{filename}:{line}: {sentence}" for line, sentence in told[:_TOLD]]
+    if len(told) > _TOLD:
+        lines.append(f"{filename}:{told[_TOLD][0]}: and {len(told) - _TOLD} more from here on; mend those above first")
+    return lines
 
 
 def _rows(providers: Collection[str] | Mapping[str, Collection[str]]) -> Mapping[str, Collection[str]]:

@@ -79,7 +79,7 @@ def model_of(values: Values) -> str:
         model = _string.decode(values["model"])
     except KeyError:
         raise Invalid("the field model is missing: say which model or route shall answer", field="model") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Invalid("model is not a string", field="model") from None
     if not model:
         raise Invalid("model is empty: say which model or route shall answer", field="model")
@@ -106,7 +106,7 @@ def whole(values: Values, name: str) -> int | None:
         return None
     try:
         return _whole.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Invalid(f"{name} is not a whole number", field=name) from None
 
 
@@ -117,7 +117,7 @@ def text(values: Values, name: str) -> str | None:
         return None
     try:
         return _string.decode(raw) or None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -134,7 +134,7 @@ def usage_wanted(values: Values) -> bool:
         return False
     try:
         options = _stream_options.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid(
             "stream_options is not an object with include_usage true or false", field="stream_options"
         ) from None
@@ -288,7 +288,7 @@ def _own_tools(raw: msgspec.Raw) -> bool:
     """Whether all tools are the caller's: others are run by the provider's servers."""
     try:
         return all(tool.type in ("function", "custom") for tool in _tools.decode(raw))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 
@@ -306,7 +306,7 @@ def _may_have_media(body: bytes) -> bool:
 def _look_at_messages(peek: Peek, raw: msgspec.Raw, body: bytes, unbounded: list[str]) -> None:
     try:
         messages = _messages.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Its provider will say what is wrong with it; until then anything that has a word for media might be media.
         if _may_have_media(body):
             peek.images = True

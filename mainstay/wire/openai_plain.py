@@ -179,7 +179,7 @@ def _peek_completion(peek: Peek, values: Values) -> None:
     if "prompt" in values and bytes(values["prompt"]).startswith(b"["):
         try:
             prompts = max(1, len(_several.decode(values["prompt"])))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             pass  # one prompt of token ids, or something that its provider will refuse
     peek.n = max(1, whole(values, "n") or 1, whole(values, "best_of") or 1) * prompts
 
