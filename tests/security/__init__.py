@@ -1,0 +1,1 @@
+"""What an attacker tries, a class of attack a file, against the packaged product."""
