@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,7 +52,10 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=self._env)
         errors.close()
         assert self.process.stdout is not None
+        watchdog = threading.Timer(90, self.process.kill)  # a server that never starts fails its test, and hangs nothing
+        watchdog.start()
         line = self.process.stdout.readline()
+        watchdog.cancel()
         assert "ready at" in line, (line, self.log.read_text())
         self.port = int(line.rsplit(":", 1)[1])
         return self
