@@ -401,3 +401,17 @@ def messages_tool_events(arguments: list[str], name: str = "look_up") -> list[by
 def played(events: list[bytes]) -> Behaviour:
     """A stream of just these events, ended cleanly."""
     return broken_off(events, "close")
+
+
+def black_hole() -> tuple[socket.socket, list[socket.socket]]:
+    """A port at which no connection ever comes to stand: nobody accepts, and the queue is full."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(0)
+    waiting: list[socket.socket] = []
+    for _ in range(4):
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex(listening.getsockname())
+        waiting.append(one)
+    return listening, waiting

@@ -159,6 +159,8 @@ class Active:
     def failed(self, failure: UpstreamFailed) -> None:
         """The target failed; what it reported having used is charged, nothing else."""
         if self._close():
+            # Its frames hold what was read of the reply, and it is kept as long as the call.
+            failure.__traceback__ = None
             self.target.health.breaker.failed(failure.kind, failure.retry_after)
             self.attempt.error, self.attempt.message = failure.kind, failure.message
             if failure.status is not None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Unsupported, UpstreamFailed
-from mainstay.core.event import End, Event, Frame, UsageSeen
+from mainstay.core.event import End, Event, Frame, Opaque, Start, UsageSeen
 from mainstay.core.model import ModelFacts
 from mainstay.core.usage import Usage
 from mainstay.upstream.ask import Ask
@@ -22,6 +22,10 @@ ERROR_BODY = 256 * 1024
 """Bytes of an error reply that are read; the rest is cut off."""
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a plain reply, decompressed; more is refused."""
+MAX_PRELUDE = 8 * 1024 * 1024
+"""Bytes of a stream before its first content; more is refused."""
+COMMENTS = 64 * 1024
+"""Bytes of a stream before its first content from which on comments are dropped: they wait with it, each an object."""
 
 _PASSED_ON = (
     "x-request-id",
@@ -187,6 +191,17 @@ _OPERATION = {
 }
 
 
+_COMMENT = Opaque("comment")
+_KEEPS_OPEN = frozenset(("comment", "ping", "chunk", "response.created", "response.queued", "response.in_progress"))
+"""What providers send to keep a connection open, or before they have begun to answer."""
+
+
+def _begins(event: Event) -> bool:
+    if isinstance(event, Opaque):
+        return event.what not in _KEEPS_OPEN
+    return not isinstance(event, Start | UsageSeen)
+
+
 class HttpSource:
     """One reply of a provider."""
 
@@ -218,6 +233,7 @@ class HttpSource:
         ask, upstream = self._ask, self._upstream
         first = ask.phases.first_token if self.stream else ask.phases.plain
         upstream.deadline = min(self._clock.monotonic() + first, ask.deadline)
+        upstream.phase = "first_token" if self.stream else "plain"
         status, headers = await upstream.head()
         self.status = status
         for name in _REQUEST_IDS:
@@ -235,7 +251,8 @@ class HttpSource:
 
     async def _refused(self, status: int, headers: Mapping[str, str]) -> None:
         body = bytearray()
-        self._upstream.deadline = min(self._clock.monotonic() + 10.0, self._ask.deadline)
+        patience = min(10.0, self._ask.phases.idle)
+        self._upstream.deadline = min(self._clock.monotonic() + patience, self._ask.deadline)
         try:
             while len(body) < ERROR_BODY and (piece := await self._upstream.read()):
                 body += piece
@@ -256,7 +273,12 @@ class HttpSource:
             data = await upstream.read()
             if data:
                 frames = reader.feed(data)
-                upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
+                if self._moves(frames):
+                    upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
+                elif not self._content and upstream.size > COMMENTS:
+                    if upstream.size > MAX_PRELUDE:
+                        raise UpstreamFailed("too_large", f"the provider sent {upstream.size} bytes and no answer")
+                    frames = [frame for frame in frames if frame.events != (_COMMENT,)]
             else:
                 frames = reader.finish()
                 self._finished = True
@@ -264,6 +286,15 @@ class HttpSource:
             if frames:
                 return self._withheld(frames) if self._withhold else frames
         return []
+
+    def _moves(self, frames: list[Frame]) -> bool:
+        """Whether the wait for the next event begins anew: when the answer begins, and from then on with every event."""
+        if self._content:
+            return any(event != _COMMENT for frame in frames for event in frame.events)
+        if any(_begins(event) for frame in frames for event in frame.events):
+            self._content = True
+            self._upstream.phase = "idle"
+        return self._content
 
     def _withheld(self, frames: list[Frame]) -> list[Frame]:
         # The caller did not ask for usage; we did. It gets neither the last chunk nor the nulls before it.
@@ -285,7 +316,10 @@ class HttpSource:
         data = await upstream.read()
         first = data
         pieces: list[bytes] | None = None
+        upstream.phase = "idle"
         while data:
+            if upstream.size > MAX_BODY:  # a stream has no limit of its own, and this is none
+                raise UpstreamFailed("too_large", f"the reply is larger than {MAX_BODY} bytes", status=self.status)
             upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
             data = await upstream.read()
             if data:

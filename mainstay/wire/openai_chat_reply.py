@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -331,14 +330,14 @@ def _object(body: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises ``UpstreamFailed(unreadable)``."""
     value = json_value(body)
     if not isinstance(value, dict):
-        begins = re.sub(rb"\s+", b" ", body[:80]).decode("utf-8", "replace")
-        raise UpstreamFailed("unreadable", f"the provider's reply is not a JSON object; it begins with {begins!r}")
+        # Nothing of it is quoted: it may hold what the model said, and messages go into records and to callers.
+        raise UpstreamFailed("unreadable", "the provider's reply is not a JSON object")
     return cast(dict[str, Any], value)
 
 
 def glance(body: bytes) -> tuple[Event, ...]:
     """Start, Finish, UsageSeen and End of a plain reply that passes through. An error inside a reply with a status of
-    success gives a Failed and no End. Raises ``UpstreamFailed(unreadable)`` if ``body`` is no JSON object."""
+    success gives a Failed and no End. Raises ``UpstreamFailed(unreadable)`` if ``body`` is no chat completion."""
     try:
         reply = _outline.decode(body)
         usage = read_usage(reply.usage)
@@ -355,10 +354,13 @@ def glance(body: bytes) -> tuple[Event, ...]:
             service_tier=head.service_tier,
         )
         usage = convert_usage(value.get("usage"))
-    if not reply.choices and (failed := failure(_object(body), body)) is not None:
-        return (failed,)
+    if not reply.choices:
+        failed = failure(_object(body), body)
+        if failed is not None:
+            return (failed,)
+        raise UpstreamFailed("unreadable", "the provider's reply has no choices")
     events: list[Event] = [start_of(reply)]
-    for choice in reply.choices or ():
+    for choice in reply.choices:
         if choice.finish_reason:
             events.append(Finish(reason_of(choice.finish_reason), choice.index, None, choice.finish_reason))
     if usage is not None:

@@ -860,12 +860,12 @@ def test_what_is_no_reply_is_unreadable(body: bytes) -> None:
         assert failed.value.kind == "unreadable"
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":null,"id":"x"}'])
-def test_a_reply_without_choices_cannot_be_translated_but_passes(body: bytes) -> None:
-    with pytest.raises(UpstreamFailed) as failed:
-        CHAT.read_reply(body)
-    assert failed.value.kind == "unreadable"
-    assert CHAT.glance("chat", body)[-1] == End()
+@pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":null,"id":"x"}', b'{"choices":"none"}'])
+def test_a_reply_without_choices_is_no_answer(body: bytes) -> None:
+    for read in (CHAT.read_reply, lambda body: CHAT.glance("chat", body)):
+        with pytest.raises(UpstreamFailed) as failed:
+            read(body)
+        assert failed.value.kind == "unreadable"
 
 
 def test_an_error_with_a_status_of_success_is_a_failure() -> None:
@@ -884,7 +884,6 @@ def test_an_error_with_a_status_of_success_is_a_failure() -> None:
         {"created": "yesterday"},
         {"id": 7},
         {"choices": [{"index": "0", "finish_reason": 7}]},
-        {"choices": "none"},
         {"usage": {"prompt_tokens": 1e400, "completion_tokens": 2}},
         {"system_fingerprint": {}},
     ],
