@@ -98,7 +98,7 @@ class Ask:
             self.headers,
             self.prompt_cache,
         )
-        other._request = replace(request, messages=(*request.messages, prefilled))  # noqa: SLF001
+        other._request = replace(request, messages=(*request.messages, prefilled))
         other.dropped = self.dropped
         other.prefilled = True
         return other

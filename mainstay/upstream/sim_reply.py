@@ -10,7 +10,7 @@ from typing import Any, cast
 
 _WORDS = tuple(
     "the answer a steady call began quietly and then reached its end while every token arrived in good order so that "
-    "nothing was lost between one provider and another which is all that this simulator can promise about the world".split()  # noqa: SIM905
+    "nothing was lost between one provider and another which is all that this simulator can promise about the world".split()
 )
 
 LABEL = "[simulated]"
