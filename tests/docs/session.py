@@ -1,8 +1,9 @@
-"""Runs the examples of one page as a reader would: in one shell, against the product serving that page's bundles.
+"""Runs the examples of one page as a reader would: in one shell, against the product.
 
-Providers that are somewhere on the internet are replaced by loopback ones, 127.0.0.1:8080 by the server's port, and
-``mainstay serve`` by one on a free port with a home of its own that ends once it is ready. Everything else is run as it
-stands, in a folder where ``.mainstay`` is the server's home.
+It serves the demo's bundle; a bundle on the page is added to it, and applied, where it stands. Providers that are
+somewhere on the internet are replaced by loopback ones, 127.0.0.1:8080 by the server's port, and ``mainstay serve`` by
+one on a free port with a home of its own that ends once it is ready. Everything else is run as it stands, in a folder
+where ``.mainstay`` is the server's home.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
+from mainstay.registry import document
 from mainstay.registry.crosscheck import Existing
 from mainstay.upstream.providers import PROVIDERS, row
 from tests.docs.pages import RUN, Example
@@ -62,9 +62,8 @@ def merged(blocks: list[Example]) -> dict[str, Any]:
     """One bundle of all the bundles of a page: a later entry takes the place of an earlier one of its name."""
     bundle: dict[str, Any] = {}
     for block in blocks:
-        for section, entries in cast(dict[str, list[dict[str, Any]]], yaml.safe_load(block.text)).items():
-            if section.startswith("x-"):
-                continue
+        value = document.read(block.text, variables(block.text)).value
+        for section, entries in cast(dict[str, list[dict[str, Any]]], value).items():
             there: list[dict[str, Any]] = bundle.setdefault(section, [])
             for entry in entries:
                 at = next((i for i, one in enumerate(there) if one["name"] == entry["name"]), None)
@@ -115,19 +114,26 @@ class Fakes:
         return bundle
 
 
-def script(blocks: list[Example], port: int) -> str:
-    """The examples as one shell script; each announces itself, so that a failure says which it was."""
+def script(blocks: list[Example], bundles: Callable[[int], str], folder: Path, port: int) -> str:
+    """The examples as one shell script; each announces itself, so that a failure says which it was.
+
+    ``bundles`` gives what is to be in force after so many bundles of the page.
+    """
     lines = [_PRELUDE]
+    seen = 0
     for block in blocks:
-        if block.language not in RUN:
-            continue
         text = block.text
         for said, meant in STAND_INS.items():
             text = text.replace(said, meant.replace("{port}", str(port)))
-        lines.append(f"echo '=== {block.where}'")
-        if block.language == "python":
+        if block.language in (*RUN, "yaml"):
+            lines.append(f"echo '=== {block.where}'")
+        if block.language == "yaml":
+            seen += 1
+            (folder / f"{seen}.yaml").write_text(bundles(seen))
+            lines.append(f"cp {seen}.yaml mainstay.yaml; command mainstay apply mainstay.yaml > applied")
+        elif block.language == "python":
             lines.append(f"python - <<'END_OF_EXAMPLE'\n{text}END_OF_EXAMPLE")
-        else:
+        elif block.language == "sh":
             lines.append(text)
     return "\n".join(lines)
 
@@ -140,7 +146,7 @@ def run(text: str, folder: Path, env: Mapping[str, str]) -> subprocess.Completed
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
         (tools / name).chmod(0o755)
     given = {**os.environ, **env, "PATH": f"{tools}:{os.environ['PATH']}", "NO_PROXY": "*"}
-    return subprocess.run(["bash", "-c", text], cwd=folder, env=given, capture_output=True, text=True, timeout=240)
+    return subprocess.run(["bash", "-c", text], cwd=folder, env=given, capture_output=True, text=True, timeout=200)
 
 
 def with_key(bundle: dict[str, Any]) -> str:

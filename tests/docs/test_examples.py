@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mainstay.demo import BUNDLE
 from mainstay.registry.bundle import check
@@ -18,7 +17,7 @@ from tests.running import Server
 
 PAGES = [page for page in pages() if any(example.language in RUN for example in examples(page))]
 BUNDLES = [example for page in pages() for example in examples(page) if example.language == "yaml"]
-DEMO = [Example(Path("demo"), 1, "yaml", BUNDLE.replace("MAINSTAY_DEMO_KEY", "KEY"))]
+DEMO = [Example(Path("demo"), 1, "yaml", BUNDLE)]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,8 @@ def of_page(example: Example) -> list[Example]:
 
 @pytest.mark.parametrize("example", BUNDLES, ids=lambda example: example.where)
 def test_a_bundle_passes_the_check(example: Example) -> None:
-    # One with providers stands for itself; another one adds to those before it on its page.
-    text = example.text if "providers:" in example.text else json.dumps(merged(of_page(example)))
+    # One with providers stands for itself; another adds to those before it on its page, and to the demo's.
+    text = example.text if "providers:" in example.text else json.dumps(merged([*DEMO, *of_page(example)]))
     checked = check(text, example.where, variables(text), NOTHING, ROWS)
     assert not checked.problems
 
@@ -52,21 +51,18 @@ def test_json_is_json(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_lines_of_a_page_run(page: Path, fakes: Fakes, tmp_path: Path) -> None:
     blocks = examples(page)
-    bundles = [block for block in blocks if block.language == "yaml"]
-    declared = merged(DEMO)
-    for section, entries in merged(bundles).items():
-        names = {entry["name"] for entry in entries}
-        declared[section] = [e for e in declared.get(section, []) if e["name"] not in names] + entries
-    bundle = with_key(fakes.substituted(declared))
-    env = {**variables(bundle), "KEY": KEY, "REPOSITORY": str(Path(__file__).parents[2])}
-    (tmp_path / "mainstay.yaml").write_text(bundle)
-    server = Server(bundle, home=tmp_path / ".mainstay", **env)
+    pages_own = [block for block in blocks if block.language == "yaml"]
+
+    def bundle(count: int) -> str:
+        return with_key(fakes.substituted(merged([*DEMO, *pages_own[:count]])))
+
+    env = {**variables("".join(block.text for block in [*DEMO, *blocks])), "KEY": KEY}
+    env["REPOSITORY"] = str(Path(__file__).parents[2])
+    server = Server(bundle(0), home=tmp_path / ".mainstay", **env)
+    server.config = tmp_path / "mainstay.yaml"
+    server.write(bundle(0))
     with server:
-        done = run(script(blocks, server.port), tmp_path, env)
+        done = run(script(blocks, bundle, tmp_path, server.port), tmp_path, env)
         log = server.log.read_text()
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{log}"
     assert "Traceback" not in log
-
-
-def test_the_demos_bundle_is_the_one_that_is_documented() -> None:
-    assert yaml.safe_load(BUNDLE)["routes"][0]["name"] == "chat"
