@@ -36,6 +36,7 @@ class Active:
         "_clock",
         "_failure",
         "_plain",
+        "_probe",
         "_settled",
         "_started",
         "attempt",
@@ -56,7 +57,7 @@ class Active:
         self._plain: bytes | None = None  # a plain reply that passes through and does not say what it used
         health = target.health
         health.in_flight += 1
-        health.breaker.begin()
+        self._probe = health.breaker.begin()
 
     async def begin(self, ask: Ask) -> None:
         """Put the question. Raises ``UpstreamFailed``, ``Unsupported`` or ``Invalid``, having settled."""
@@ -117,6 +118,7 @@ class Active:
         if not had and progress.content:
             now = self._clock.monotonic()
             self.attempt.first_token_ms = (now - self._started) * 1000
+            self.target.health.breaker.answered(self._probe)
             if self._call.stream:
                 self.target.health.latency.seen(now - self._started)
             if self._call.first_token is None:
@@ -151,7 +153,7 @@ class Active:
     def succeeded(self) -> None:
         """The reply is whole."""
         if self._close():
-            self.target.health.breaker.succeeded()
+            self.target.health.breaker.succeeded(self._probe)
             if not self._call.stream:
                 self.target.health.plain.seen(self.attempt.duration_ms / 1000)
             self._settle(self.progress.usage or self.estimate())
@@ -161,7 +163,7 @@ class Active:
         if self._close():
             # Its frames hold what was read of the reply, and it is kept as long as the call.
             failure.__traceback__ = None
-            self.target.health.breaker.failed(failure.kind, failure.retry_after)
+            self.target.health.breaker.failed(failure.kind, self._probe, failure.retry_after)
             self.attempt.error, self.attempt.message = failure.kind, failure.message
             if failure.status is not None:
                 self.attempt.status = failure.status
@@ -170,14 +172,14 @@ class Active:
     def cancelled(self) -> None:
         """The caller went away, or another attempt was quicker; what was produced is charged."""
         if self._close():
-            self.target.health.breaker.gone()
+            self.target.health.breaker.gone(self._probe)
             self.attempt.error = "cancelled"
             self._settle(self.progress.usage if self._tells_all() else self.estimate())
 
     def withdrawn(self) -> None:
         """The question could not be put: nothing was asked."""
         if self._close():
-            self.target.health.breaker.gone()
+            self.target.health.breaker.gone(self._probe)
 
     @property
     def settled(self) -> bool:

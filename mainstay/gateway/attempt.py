@@ -79,6 +79,7 @@ class Search:
         self._chance, self._sleep = chance, sleep
         self.pace = Pace()
         self.last: MainstayError | None = None
+        self._hedge: Target | None = None  # the target that was asked beside another
         self._limited = False  # a provider said 429: from then on the pace is kept
         self._window: int | None = None  # a context error was seen: only larger windows are worth a try
         self.silent: set[str] = set()  # targets that timed out: never asked again for this call
@@ -88,7 +89,9 @@ class Search:
         call = self.call
         order = [target for target in call.order if self._may(target)] or self._last_resort()
         for i, target in enumerate(order):
-            if self._too_small(target):
+            if target is self._hedge:
+                continue  # it has had its turn beside the one before it
+            if self.too_small(target):
                 call.why.append(f"{target.name}:context")
                 continue
             others = i + 1 < len(order)
@@ -120,7 +123,8 @@ class Search:
             "every target of this route is failing; it is being probed", retry_after=wait, code="no_target"
         )
 
-    def _too_small(self, target: Target) -> bool:
+    def too_small(self, target: Target) -> bool:
+        """Whether the request did not fit into a window that was at least as large."""
         window = target.facts.context_window
         return self._window is not None and window is not None and window <= self._window
 
@@ -156,19 +160,25 @@ class Search:
         self.call.why.append(f"{target.name}:{failure.kind}")
         if not (isinstance(self.last, UpstreamFailed) and failure.kind in ("auth", "not_found")):
             self.last = failure
-        if failure.kind == "context_length":
-            self._window = max(self._window or 0, target.facts.context_window or 0)
-        if failure.kind == "rate_limit":
-            self._limited = True
-        if failure.kind == "timeout":
-            self.silent.add(target.name)
+        self.note(failure, target)
         step = decide(failure, tries, self.call.to.retry, others)
         if step != "final" and (self.pace.count >= MOST_ATTEMPTS or self.clock.monotonic() >= self.call.ask.deadline):
             return "final"
+        if step == "same" and others and not target.health.breaker.admits():
+            return "next"  # this failure has opened its breaker
         if step == "same" and not self.call.to.retry_budget.allows():
             self.call.why.append("retry budget used up")
             return "next"
         return step
+
+    def note(self, failure: UpstreamFailed, target: Target) -> None:
+        """Remember what a failure says about the attempts that are still to come."""
+        if failure.kind == "context_length":
+            self._window = max(self._window or 0, target.facts.context_window or 0)
+        elif failure.kind == "rate_limit":
+            self._limited = True
+        elif failure.kind == "timeout":
+            self.silent.add(target.name)
 
     async def _pause(self, seconds: float) -> None:
         left = self.call.ask.deadline - self.clock.monotonic()
@@ -189,10 +199,10 @@ class Search:
             raise Unavailable("what is held of the budget does not cover another attempt", code="budget_held")
         health = target.health
         if not health.provider_gate.try_enter():
-            await health.provider_gate.enter(call.priority)
+            await health.provider_gate.enter(call.priority, call.ask.deadline - self.clock.monotonic())
         try:
             if not health.gate.try_enter():
-                await health.gate.enter(call.priority)
+                await health.gate.enter(call.priority, call.ask.deadline - self.clock.monotonic())
         except BaseException:
             health.provider_gate.leave()
             raise
@@ -228,26 +238,40 @@ class Search:
         return frames
 
     async def _hedged(self, target: Target, other: Target) -> tuple[Active, list[Frame]] | None:
-        """Ask ``target``; if it is slow, ask ``other`` too; whoever has content first wins."""
+        """Ask ``target``; if it is slow, ask ``other`` too; whoever has content first wins, the other is cancelled."""
         hedge = self.call.to.hedge
         assert hedge is not None
-        first = asyncio.ensure_future(self._tries(target, True))
-        running = {first}
+        asked = [asyncio.ensure_future(self._tries(target, True))]
+        pending = set(asked)
+        failure: BaseException | None = None
         try:
-            await asyncio.wait(running, timeout=hedge.after)
-            if not first.done() and hedge.allows(other, self.call):
+            await asyncio.wait(pending, timeout=hedge.after)
+            if not asked[0].done() and other.health.breaker.admits() and hedge.allows(other, self.call):
                 self.call.why.append(f"hedge:{other.name}")
-                running.add(asyncio.ensure_future(self._tries(other, False)))
-            while running:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    found = task.result() if not running or task.exception() is None else None
-                    if found is not None:
-                        self.call.fallback = self.call.fallback or found[0].target is not target
-                        return found
+                self._hedge = other
+                asked.append(asyncio.ensure_future(self._tries(other, True)))
+                pending.add(asked[1])
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                winner: tuple[Active, list[Frame]] | None = None
+                for task in asked:
+                    if task not in done:
+                        continue
+                    if (error := task.exception()) is not None:
+                        failure = failure or error
+                    elif (found := task.result()) is not None:
+                        if winner is None:
+                            winner = found
+                        else:
+                            found[0].cancelled()
+                if winner is not None:
+                    self.call.fallback = self.call.fallback or winner[0].target is not target
+                    return winner
+            if failure is not None:
+                raise failure
             return None
         finally:
-            for task in running:
+            for task in pending:
                 task.cancel()
-            if running:
-                await asyncio.wait(running)
+            if pending:
+                await asyncio.wait(pending)

@@ -106,8 +106,7 @@ class Stream:
         call, broken = self._call, self._active
         broken.failed(failure)
         call.why.append(f"{broken.target.name}:{failure.kind} in the stream")
-        if failure.kind == "timeout":
-            self._search.silent.add(broken.target.name)
+        self._search.note(failure, broken.target)
         progress = self._sent
         if (
             call.to.rescue
@@ -119,6 +118,8 @@ class Stream:
             for target, continues in self._candidates():
                 if self._search.pace.count >= MOST_ATTEMPTS or self._search.clock.monotonic() >= call.ask.deadline:
                     break
+                if not self._may(target, broken):
+                    continue
                 frames = await self._resume(target, continues)
                 if frames is not None:
                     return frames
@@ -126,15 +127,18 @@ class Stream:
         call.model, call.provider = broken.target.name, broken.target.provider
         raise failure
 
+    def _may(self, target: Target, broken: Active) -> bool:
+        """Whether the target may be asked, after what has become of the attempts so far."""
+        if target.name in self._search.silent:
+            return False
+        if target is broken.target:
+            return self._call.to.retry_budget.allows()
+        return target.health.breaker.admits()
+
     def _candidates(self) -> list[tuple[Target, bool]]:
         """Who may complete the answer and how, best first: a continuation costs least; then the others, then the same again."""
         call, progress = self._call, self._sent
-        usable = [
-            target
-            for target in call.order
-            if target.name not in self._search.silent
-            and (target is self._active.target or target.health.breaker.admits())
-        ]
+        usable = [target for target in call.order if not self._search.too_small(target)]
         usable.sort(key=lambda target: target is self._active.target)
         continuing = [(t, True) for t in usable if progress.text_only and progress.text.strip() and continues(t)]
         return continuing + [(target, False) for target in usable]
@@ -145,6 +149,7 @@ class Stream:
             ask = call.ask.continuing(self._sent.text) if continues else call.ask
             active, frames = await self._search.attempt(target, ask)
         except UpstreamFailed as failure:
+            self._search.note(failure, target)
             call.why.append(f"rescue by {target.name}:{failure.kind}")
             return None
         except MainstayError as error:
@@ -168,6 +173,7 @@ class Stream:
                     self._end()
                     break
         except UpstreamFailed as failure:
+            self._search.note(failure, target)
             active.failed(failure)
             call.why.append(f"rescue by {target.name}:{failure.kind}")
             self._active, self._rescue = broken, None

@@ -74,44 +74,65 @@ class Breaker:
         until = self._until if self.state == "open" else self._rests_until
         return max(0.0, until - self._clock.monotonic())
 
-    def begin(self) -> None:
-        """A call goes to the target."""
-        if self.state != "closed":
-            self.state = "half_open"
-            self._probing = True
+    def begin(self) -> bool:
+        """A call goes to the target. Whether it is the probe: pass that on when it ends.
 
-    def succeeded(self) -> None:
+        What becomes of calls that began before the breaker opened neither opens it for longer nor closes it.
+        """
+        if self.state == "closed":
+            return False
+        self.state = "half_open"
+        self._probing = True
+        return True
+
+    def answered(self, probe: bool) -> None:
+        """The target has begun to answer: it is back, long before a long answer ends. If it breaks off, it is not."""
+        if probe and self.state == "half_open":
+            self._close()
+            self._row = self._failures - 1
+
+    def succeeded(self, probe: bool) -> None:
         """The target answered."""
-        self._row = 0
-        self._rests_until = 0.0
-        if self.state != "closed":
-            self.state = "closed"
-            self._recent.clear()
-        elif self._recent:  # only where failures are remembered do successes matter
-            self._recent.append((self._clock.monotonic(), True))
-        self._probing = False
+        if self.state == "closed":
+            self._row = 0
+            self._rests_until = 0.0
+            if self._recent:  # only where failures are remembered do successes matter
+                self._recent.append((self._clock.monotonic(), True))
+        elif probe:
+            self._close()
 
-    def failed(self, kind: FailureKind, retry_after: float | None = None) -> None:
+    def failed(self, kind: FailureKind, probe: bool, retry_after: float | None = None) -> None:
         """The target failed in that way."""
         now = self._clock.monotonic()
-        was_probe, self._probing = self._probing, False
-        if kind in _FATAL:
-            self._open(now)
-        elif kind == "rate_limit":
+        if kind == "rate_limit":
             if retry_after is not None:
-                self._rests_until = now + min(retry_after, _LONGEST)
-            if was_probe:
-                self.state = "closed"
-        elif kind in _COUNTED:
+                self._rests_until = max(self._rests_until, now + min(retry_after, _LONGEST))
+            if probe and self.state != "closed":
+                rests = self._rests_until
+                self._close()
+                self._rests_until = rests
+        elif kind in _FATAL:
+            self._open(now)
+        elif kind not in _COUNTED:
+            self.succeeded(probe)
+        elif self.state == "closed":
             self._row += 1
             self._recent.append((now, False))
-            if was_probe or self._row >= self._failures or self._too_many(now):
+            if self._row >= self._failures or self._too_many(now):
                 self._open(now)
-        else:
-            self.succeeded()
+        elif probe:
+            self._open(now)
 
-    def gone(self) -> None:
+    def gone(self, probe: bool) -> None:
         """The call ended without saying anything about the target: the caller went away."""
+        if probe:
+            self._probing = False
+
+    def _close(self) -> None:
+        self.state = "closed"
+        self._row = 0
+        self._rests_until = 0.0
+        self._recent.clear()
         self._probing = False
 
     def _too_many(self, now: float) -> bool:
@@ -123,5 +144,6 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         self.state = "open"
+        self._probing = False
         self.opened += 1
         self._until = now + self._open_for

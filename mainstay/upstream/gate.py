@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from itertools import count
 
 from mainstay.core.errors import Unavailable
@@ -34,8 +35,8 @@ class Gate:
             return True
         return False
 
-    async def enter(self, priority: int = 0) -> None:
-        """Take a place, waiting for one if need be; a higher ``priority`` goes first.
+    async def enter(self, priority: int = 0, within: float = math.inf) -> None:
+        """Take a place, waiting for one if need be, ``within`` seconds at most; a higher ``priority`` goes first.
 
         Raises ``Unavailable`` when the queue is full or the wait is over.
         """
@@ -47,7 +48,8 @@ class Gate:
         place: asyncio.Future[None] = loop.create_future()
         heapq.heappush(self._heap, (-priority, next(self._order), place))
         self.waiting += 1
-        timer = loop.call_later(self._wait, _expire, place)
+        wait = max(0.0, min(self._wait, within))
+        timer = loop.call_later(wait, _expire, place)
         try:
             await place
         except asyncio.CancelledError:
@@ -55,10 +57,13 @@ class Gate:
                 self.leave()  # the place was given in the very moment in which the caller went away
             raise
         except TimeoutError:
-            raise Unavailable(f"no place at {self.name} within {self._wait:g} s; try again shortly") from None
+            raise Unavailable(f"no place at {self.name} within {wait:.3g} s; try again shortly") from None
         finally:
             timer.cancel()
             self.waiting -= 1
+            if len(self._heap) > 2 * self.waiting + 64:  # of those who went away, nothing is kept
+                self._heap = [entry for entry in self._heap if not entry[2].done()]
+                heapq.heapify(self._heap)
 
     def leave(self) -> None:
         """Give the place back."""
