@@ -6,11 +6,25 @@ import asyncio
 from collections.abc import Callable
 
 from mainstay.core.clock import Clock
-from mainstay.core.errors import MainstayError, Refused, Unavailable
+from mainstay.core.errors import MainstayError, Refused, Unavailable, UpstreamFailed
 from mainstay.core.money import Nano
 from mainstay.gateway.routed import Routed
 from mainstay.ledger.journal import Journal
 from mainstay.ledger.record import closed
+
+_PROVIDERS_WORDS = frozenset(
+    (
+        "rate_limit",
+        "overloaded",
+        "server_error",
+        "not_found",
+        "context_length",
+        "content_filter",
+        "invalid",
+        "quota",
+    )
+)
+"""The failures of which a provider tells in its own words; the others are told in ours."""
 
 
 class Record:
@@ -25,6 +39,8 @@ class Record:
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Close the record of the call."""
         self._outcome(call, error)
+        if not call.keep_content:
+            _without_words(call, error)
         known, unknown = 0, False
         for attempt in call.attempts:
             if attempt.cost is None:
@@ -59,6 +75,19 @@ class Record:
             call.error, call.message = error.code, error.message
         else:
             call.error, call.message = "internal_error", type(error).__name__
+
+
+def _without_words(call: Routed, error: BaseException | None) -> None:
+    """Leave out what a provider says in its own words of a failure, since it may quote what was asked."""
+    for attempt in call.attempts:
+        if attempt.error in _PROVIDERS_WORDS and attempt.message is not None:
+            attempt.message = _answered(attempt.status)
+    if isinstance(error, UpstreamFailed) and error.kind in _PROVIDERS_WORDS:
+        call.message = _answered(error.status)
+
+
+def _answered(status: int | None) -> str:
+    return f"the provider answered with status {status}" if status else "the provider reported an error"
 
 
 def _cost_at(call: Routed, target: str) -> Nano:

@@ -67,6 +67,8 @@ class Accounts:
             max_tokens_field=known.max_tokens_field,
             developer_role=known.developer_role,
             top_k=known.top_k or None,
+            secrets=[secret for secret in (body.api_key, body.secret_key, body.session_token) if secret]
+            + [*body.headers.values(), *body.query.values()],
         )
 
     def _auth(self, body: kinds.Provider, known: Provider) -> Auth | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote
@@ -35,6 +35,9 @@ _PASSED_ON = (
     "openai-model",
     "x-amzn-requestid",
 )
+_SHORTEST_SECRET = 8
+"""Characters of a secret that is looked for in errors; a shorter one would be found in every other word."""
+_HIDDEN = "[hidden]"
 _REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 _STREAM_TYPES = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
 
@@ -66,7 +69,9 @@ class HttpTarget:
         max_tokens_field: str | None = None,
         developer_role: bool | None = None,
         top_k: bool | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
+        self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
         self._pool, self._origin, self._base_path, self._query = pool, origin, base_path, query
         lines = [f"host: {origin.authority}", "content-type: application/json", "accept-encoding: gzip"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -115,8 +120,13 @@ class HttpTarget:
             max_body=None if stream else MAX_BODY,
         )
         source = HttpSource(upstream, ask, dialect, same, withhold, self._clock, read)
+        source.model = model
         try:
             await source.begin()
+        except UpstreamFailed as failure:
+            source.close()
+            _hide(failure, self._secrets)
+            raise
         except BaseException:
             source.close()
             raise
@@ -192,6 +202,20 @@ _OPERATION = {
 
 
 _COMMENT = Opaque("comment")
+
+
+def _hide(failure: UpstreamFailed, secrets: tuple[str, ...]) -> None:
+    """Take out of a provider's error what it quotes of our own secrets."""
+    for secret in secrets:
+        if secret in failure.message:
+            failure.message = failure.message.replace(secret, _HIDDEN)
+        if failure.provider_code is not None and secret in failure.provider_code:
+            failure.provider_code = None
+        if failure.body is not None and secret.encode() in failure.body:
+            failure.body = failure.body.replace(secret.encode(), _HIDDEN.encode())
+    failure.args = (failure.message,)
+
+
 _KEEPS_OPEN = frozenset(("comment", "ping", "chunk", "response.created", "response.queued", "response.in_progress"))
 """What providers send to keep a connection open, or before they have begun to answer."""
 
@@ -222,6 +246,9 @@ class HttpSource:
         self.content_type = "application/json"
         self.headers: list[tuple[str, str]] = []
         self.done = False
+        self.model = ""
+        """What the provider calls the model: for a reply that does not say."""
+        self._begun = False
         self._upstream, self._ask, self._withhold, self._clock = upstream, ask, withhold, clock
         self._translated = read
         self._reader: Reader | None = None
@@ -284,8 +311,24 @@ class HttpSource:
                 self._finished = True
             self.done = reader.done
             if frames:
+                if not self.raw and not self._begun:
+                    frames = self._named(frames)
                 return self._withheld(frames) if self._withhold else frames
         return []
+
+    def _named(self, frames: list[Frame]) -> list[Frame]:
+        """Where the format says neither its id nor its time nor its model: what we know of them."""
+        for i, frame in enumerate(frames):
+            if frame.events and isinstance(start := frame.events[0], Start):
+                self._begun = True
+                now = self._clock.now()
+                start = start._replace(
+                    id=start.id or self.request_id or f"{int(now * 1e6):x}",
+                    model=start.model or self.model,
+                    created=start.created or int(now),
+                )
+                return [*frames[:i], Frame(frame.raw, (start, *frame.events[1:]), frame.unread), *frames[i + 1 :]]
+        return frames
 
     def _moves(self, frames: list[Frame]) -> bool:
         """Whether the wait for the next event begins anew: when the answer begins, and from then on with every event."""
@@ -334,10 +377,10 @@ class HttpSource:
             return [Frame(body, (UsageSeen(usage), End()))]
         if self.stream:  # it was asked for a stream and answered plainly: its events are the stream
             self.raw = False
-            return [Frame(None, self._read(body))]
+            return self._named([Frame(None, self._read(body))])
         if self.raw:
             return [Frame(body, self.dialect.glance(ask.operation, body))]
-        return [Frame(None, self._read(body))]
+        return self._named([Frame(None, self._read(body))])
 
     def _read(self, body: bytes) -> tuple[Event, ...]:
         events = self.dialect.read_reply(body)
