@@ -45,7 +45,9 @@ def main() -> None:
         subprocess.run([*pip, str(ROOT)], check=True)
         base = frozen(python)
         written(ROOT / "requirements.lock", base)
-        subprocess.run([*pip, "--group", f"{ROOT / 'pyproject.toml'}:test", "-c", str(ROOT / "requirements.lock")], check=True)
+        subprocess.run(
+            [*pip, "--group", f"{ROOT / 'pyproject.toml'}:test", "-c", str(ROOT / "requirements.lock")], check=True
+        )
         tests = {name: version for name, version in frozen(python).items() if base.get(name) != version}
         written(ROOT / "requirements-test.lock", tests)
     print(f"{len(base)} packages for running, {len(tests)} more for the tests", file=sys.stderr)
