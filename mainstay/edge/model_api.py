@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mainstay.core.call import Reply
@@ -95,9 +95,8 @@ class ModelApi:
             return
         if call.turn is not None:
             call.turn.keep(call)
-        headers = _headers(call, self._clock)
+        headers = _headers(call, self._clock, reply.headers)
         headers.append(("content-type", reply.content_type))
-        headers += reply.headers
         write = exchange.send_later(reply.status, headers)
         self._journal.after_flush(lambda: write(body))
 
@@ -188,11 +187,10 @@ class Streaming:
         return self._dialect.writer(call.peek.usage_wanted, request=call.body)
 
     def _head(self, reply: Reply) -> list[tuple[str, str]]:
-        headers = _headers(self._call, None)
+        headers = _headers(self._call, None, reply.headers)
         content_type = reply.content_type if self._writer is None else self._writer.content_type
         headers.append(("content-type", content_type))
         headers.append(("cache-control", "no-cache"))
-        headers += reply.headers
         return headers
 
     def _bytes(self, frames: list[Frame]) -> bytes:
@@ -234,7 +232,9 @@ class Streaming:
         return writer.fail(error)
 
 
-def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
+def _headers(call: Routed, clock: Clock | None, passed_on: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """Our own headers, and those of the provider that are ``passed_on``. The SDKs show a request's id: the provider's,
+    else ours."""
     headers = [
         ("x-mainstay-call", call.id),
         ("x-mainstay-attempts", str(len(call.attempts))),
@@ -252,6 +252,10 @@ def _headers(call: Routed, clock: Clock | None) -> list[tuple[str, str]]:
             headers.append(("x-mainstay-cost-usd", usd(call.cost)))
         overhead = (clock.monotonic() - call.started - call.upstream_seconds) * 1000
         headers.append(("x-mainstay-overhead-ms", f"{max(overhead, 0.0):.3f}"))
+    request_id = "request-id" if call.dialect == "anthropic" else "x-request-id"
+    if not any(name == request_id for name, _ in passed_on):
+        headers.append((request_id, call.id))
+    headers += passed_on
     headers += [(name, value if _sendable(value) else _latin(value)) for name, value in call.reply_headers]
     return headers
 
