@@ -18,7 +18,7 @@ POLICY = frozenset(
     thinking reasoning reasoning_effort service_tier response_format size quality stop seed temperature top_p
     contents generationConfig systemInstruction toolConfig cachedContent safetySettings inferenceConfig
     additionalModelRequestFields guardrailConfig
-    """.split()  # noqa: SIM905
+    """.split()
 )
 """Top-level fields, of any wire format, that limits, budgets, routing or guards depend on."""
 

@@ -251,7 +251,7 @@ _QUIET = frozenset(
     """
     model messages stream stream_options max_tokens max_completion_tokens n temperature top_p stop seed
     presence_penalty frequency_penalty logit_bias logprobs top_logprobs tool_choice parallel_tool_calls reasoning_effort
-    """.split()  # noqa: SIM905
+    """.split()
 )
 """Fields that say nothing about what a model must be able to do, or what it may cost beyond its bounds."""
 
