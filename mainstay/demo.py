@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,8 +81,10 @@ See what happened:
 
 
 def _command() -> str:
-    local = Path(".venv/bin/mainstay")
-    return str(local) if local.exists() else "mainstay"
+    """How the command line is called from here."""
+    if sys.argv[0].endswith("__main__.py"):
+        return f"{shlex.quote(sys.executable)} -m mainstay"
+    return "mainstay" if shutil.which("mainstay") else shlex.quote(sys.argv[0])
 
 
 def _key(path: Path) -> str:
