@@ -30,7 +30,6 @@ class Progress:
     __slots__ = (
         "_pieces",
         "_size",
-        "choices",
         "content",
         "end",
         "failed",
@@ -45,7 +44,6 @@ class Progress:
         self.content = False  # content has been seen
         self.usage: Usage | None = None
         self.finishes: dict[int, Finish] = {}
-        self.choices: set[int] = set()
         self.end = False
         self.failed: Failed | None = None
         self.overflow = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +56,7 @@ def test_a_condensed_reply_is_the_same_reply(events: list[Event]) -> None:
         *(whole.text, whole.size, whole.content, whole.text_only),
     )
     assert again.condensed() == short
-    for one, two in zip(short, short[1:], strict=False):
+    for one, two in pairwise(short):
         if isinstance(one, TextDelta | ThinkingDelta | RefusalDelta):
             assert (type(one), one.choice) != (type(two), getattr(two, "choice", None)), "neighbours are joined"
 
