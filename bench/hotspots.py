@@ -2,7 +2,8 @@
 
 ``python -m bench.hotspots [--only NAME] [--seconds 8]`` needs nginx, wrk and py-spy (`pip install py-spy`), and says so
 where one is missing. Sampling takes nothing from the process but a moment's halt per sample; a profiler inside it
-would make calls of small functions look dear.
+would make calls of small functions look dear. Samples are of time passed, not of processor time: on a busy machine a
+write looks dearer than it is, since the process that it wakes may take the core.
 """
 
 from __future__ import annotations
