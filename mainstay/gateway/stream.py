@@ -125,7 +125,10 @@ class Stream:
                     return frames
         self._finished = True
         call.model, call.provider = broken.target.name, broken.target.provider
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # an error refers to this frame: nothing here may refer to the error
 
     def _may(self, target: Target, broken: Active) -> bool:
         """Whether the target may be asked, after what has become of the attempts so far."""
