@@ -62,6 +62,7 @@ class Active:
     async def begin(self, ask: Ask) -> None:
         """Put the question. Raises ``UpstreamFailed``, ``Unsupported`` or ``Invalid``, having settled."""
         before = self._clock.monotonic()
+        sent = ask.sent
         try:
             self.source = await self.target.answerer.ask(ask, self.target.upstream_model, self.target.facts)
         except UpstreamFailed as failure:
@@ -71,7 +72,7 @@ class Active:
             self.withdrawn()
             raise
         except BaseException:
-            self.cancelled()
+            self.cancelled(asked=ask.sent > sent)
             raise
         finally:
             self._call.upstream_seconds += self._clock.monotonic() - before
@@ -84,7 +85,11 @@ class Active:
         assert source is not None
         while True:
             if self._failure is not None:
-                raise self._failure
+                failure, self._failure = self._failure, None
+                try:
+                    raise failure
+                finally:
+                    del failure  # an error refers to this frame: nothing here may refer to the error
             before = self._clock.monotonic()
             try:
                 frames = await source.next()
@@ -169,12 +174,15 @@ class Active:
                 self.attempt.status = failure.status
             self._settle(self.progress.usage)
 
-    def cancelled(self) -> None:
-        """The caller went away, or another attempt was quicker; what was produced is charged."""
+    def cancelled(self, asked: bool = True) -> None:
+        """The caller went away, or another attempt was quicker; what was produced is charged, if the target was asked."""
         if self._close():
             self.target.health.breaker.gone(self._probe)
             self.attempt.error = "cancelled"
-            self._settle(self.progress.usage if self._tells_all() else self.estimate())
+            if not asked:
+                self._settle(None)
+            else:
+                self._settle(self.progress.usage if self._tells_all() else self.estimate())
 
     def withdrawn(self) -> None:
         """The question could not be put: nothing was asked."""

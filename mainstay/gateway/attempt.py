@@ -44,9 +44,12 @@ class Attempts:
         try:
             active, frames = await search.run()
         except MainstayError:
+            search.last = None  # an error refers to the frames through which it came, and they to the search
             if stands_in(call):
                 return estimated(call)
             raise
+        if search.last is not None:
+            search.last.__traceback__ = None
         source = active.source
         assert source is not None
         call.model, call.provider = active.target.name, active.target.provider
@@ -64,6 +67,8 @@ class Attempts:
         """Whatever is still running is cancelled."""
         for active in call.running:
             active.cancelled()
+        if call.usage is None and call.attempts:  # it did not end well
+            call.usage = call.attempts[-1].usage
         # Nothing may be left that refers to itself: the collector would have to find it, at a seventh of all the time.
         call.running = ()
         if call.stream_of is not None:

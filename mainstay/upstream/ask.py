@@ -39,6 +39,7 @@ class Ask:
         "phases",
         "prefilled",
         "prompt_cache",
+        "sent",
     )
 
     def __init__(
@@ -65,6 +66,8 @@ class Ask:
         """Hints that a target had no word for, in the caller's words."""
         self.prefilled = False
         """The canonical request says more than the body, so that no target may be given the body itself."""
+        self.sent = 0
+        """How many targets it has been put to; what was not put to anybody costs nothing."""
         self._request: Request | None = None
 
     def request(self) -> Request:

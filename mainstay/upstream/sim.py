@@ -108,6 +108,7 @@ class Simulator:
         else:
             body = ask.write(self._dialect, model, facts)
         fault = self._fault(chance)
+        ask.sent += 1
         await self.wait(
             ask, self.settings.latency * (1 + self.settings.jitter * (2 * chance.random() - 1)), "first token"
         )
