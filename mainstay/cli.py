@@ -42,8 +42,9 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 def main() -> int:
     """Run the command line; the exit status."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # what a command exits with is returned, not raised
         sys.stdout.flush()
+        return status if isinstance(status, int) else 0
     except BadConfig as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 1
@@ -70,7 +71,6 @@ def main() -> int:
             raise
         shown()  # a usage error: typer says what is wrong and how to find out more
         return getattr(error, "exit_code", 2)
-    return 0
 
 
 def _settings(home: Path | None, **more: Any) -> Settings:

@@ -11,10 +11,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from mainstay.core.errors import Conflict, MainstayError
 from mainstay.serve import running
@@ -29,22 +29,41 @@ class ApiError(MainstayError):
         self.problems = problems
 
 
-class Client:
-    """Speaks the control API over a Unix socket."""
+Send = Callable[[str, str, bytes | None], tuple[int, bytes]]
+"""Puts method, target and JSON body to control; the status and body of its reply."""
 
-    def __init__(self, path: Path, timeout: float = 60.0) -> None:
-        self._path, self._timeout = path, timeout
+
+class Client:
+    """Speaks the control API."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
 
     def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """One request; the JSON of its reply. Raises ``ApiError``."""
         given = {name: value for name, value in query.items() if value is not None}
         target = path + (f"?{urlencode(given)}" if given else "")
-        connection = _Connection(self._path, self._timeout)
+        status, text = self._send(method, target, None if body is None else json.dumps(body).encode())
         try:
-            content = None if body is None else json.dumps(body)
-            connection.request(method, target, content, {"content-type": "application/json"} if content else {})
+            value = json.loads(text) if text else None
+        except ValueError:
+            value = None
+        if status >= 400:
+            said: dict[str, Any] = cast(dict[str, Any], value).get("error", {}) if isinstance(value, dict) else {}
+            message = said.get("message") or f"the control process answered with status {status}"
+            raise ApiError(said.get("code", "error"), message, said.get("problems"))
+        return value
+
+
+def over_socket(path: Path, timeout: float = 60.0) -> Send:
+    """To the control process that listens at ``path``."""
+
+    def send(method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        connection = _Connection(path, timeout)
+        try:
+            connection.request(method, target, body, {"content-type": "application/json"} if body else {})
             reply = connection.getresponse()
-            text = reply.read()
+            return reply.status, reply.read()
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(
                 "control_unavailable",
@@ -52,11 +71,8 @@ class Client:
             ) from None
         finally:
             connection.close()
-        value = json.loads(text) if text else None
-        if reply.status >= 400:
-            said: dict[str, Any] = cast(dict[str, Any], value).get("error", {}) if isinstance(value, dict) else {}
-            raise ApiError(said.get("code", "error"), said.get("message", text.decode()), said.get("problems"))
-        return value
+
+    return send
 
 
 class _Connection(http.client.HTTPConnection):
@@ -71,7 +87,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 @contextlib.contextmanager
-def connected(settings: Settings, patience: float = 15.0) -> Generator[Client]:
+def connected(settings: Settings, patience: float = 30.0) -> Generator[Client]:
     """A client for the home: of the control process that runs there, or of one that lives as long as the context.
 
     ``patience`` is in seconds: control may be starting, or another command may work on the home. Raises ``ApiError``
@@ -79,20 +95,18 @@ def connected(settings: Settings, patience: float = 15.0) -> Generator[Client]:
     """
     settings.prepare()
     with contextlib.ExitStack() as stack:
-        _reach(settings, stack, patience)
-        yield Client(settings.admin_socket)
+        yield Client(_reach(settings, stack, patience))
 
 
-def _reach(settings: Settings, stack: contextlib.ExitStack, patience: float) -> None:
-    """Wait until the socket answers, or make it answer for as long as ``stack`` lives."""
+def _reach(settings: Settings, stack: contextlib.ExitStack, patience: float) -> Send:
+    """Wait until the socket answers; where nothing runs, open the home itself for as long as ``stack`` lives."""
     until = time.monotonic() + patience
     told_at = time.monotonic() + 1.0
     while not _answers(settings.admin_socket):
         late = time.monotonic() > until
         if not running(settings.run):
             try:
-                stack.enter_context(_own_control(settings))
-                return
+                return stack.enter_context(_own_control(settings))
             except Conflict:  # another command works on the home, or a control process is ending
                 if late:
                     raise
@@ -106,6 +120,7 @@ def _reach(settings: Settings, stack: contextlib.ExitStack, patience: float) -> 
             told_at = until
             sys.stderr.write("mainstay: waiting for the control process\n")
         time.sleep(0.05)
+    return over_socket(settings.admin_socket)
 
 
 def _answers(path: Path) -> bool:
@@ -120,8 +135,8 @@ def _answers(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _own_control(settings: Settings) -> Generator[None]:
-    """Control in a thread of this process: the same program, without gateways."""
+def _own_control(settings: Settings) -> Generator[Send]:
+    """Control in a thread of this process: the same program, without gateways and sockets."""
     os.umask(0o077)  # what is written into the home is nobody else's to read
     live = _Live(settings)
     thread = threading.Thread(target=live.run, name="control")
@@ -129,7 +144,7 @@ def _own_control(settings: Settings) -> Generator[None]:
     live.ready.wait()
     try:
         if live.failed is None:
-            yield
+            yield live.send
     finally:
         live.end()
         thread.join()
@@ -146,6 +161,7 @@ class _Live:
         self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._ending = asyncio.Event()
+        self._app: Any = None
 
     def run(self) -> None:
         """The thread."""
@@ -162,18 +178,54 @@ class _Live:
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._ending.set)
 
+    def send(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        """Put a request to it."""
+        return asyncio.run_coroutine_threadsafe(self._asked(method, target, body), self._loop).result()
+
     async def _live(self) -> None:
         from mainstay.control import Control
         from mainstay.core.clock import Clock
         from mainstay.edge.control_api import control_api
-        from mainstay.edge.unix import serve_app
 
         control = Control(self._settings, os.environ, Clock())
         await control.open()
-        async with serve_app(control_api(control), self._settings.admin_socket, local=True):
+        try:
+            self._app = control_api(control)
             while await control.ingest.turn():
                 pass
             self.ready.set()
             await self._ending.wait()
-        await control.run()
-        await control.close()
+            await control.run()
+        finally:
+            await control.close()
+
+    async def _asked(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": unquote(path),
+            "raw_path": path.encode("ascii"),
+            "root_path": "",
+            "query_string": query.encode("ascii"),
+            "headers": [(b"host", b"control"), (b"content-type", b"application/json")],
+            "mainstay.local": True,  # whoever can open the home is an administrator
+        }
+        status, found = 500, list[bytes]()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body or b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                found.append(message.get("body", b""))
+
+        with contextlib.suppress(Exception):  # it has been answered, and its place logged
+            await self._app(scope, receive, send)
+        return status, b"".join(found)
