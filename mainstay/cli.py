@@ -77,6 +77,23 @@ def _settings(home: Path | None, **more: Any) -> Settings:
     return read(os.environ, home=home, **more)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"mainstay {version('mainstay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def entry(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The platform layer between products and models."""
+
+
 @app.command()
 def serve(
     home: Home = None,
