@@ -286,7 +286,10 @@ def messages(tokens: list[str] = TOKENS, prefill: bool = True) -> Behaviour:
         last = asked.json["messages"][-1]
         if last["role"] == "assistant":
             if not prefill:
-                body = {"type": "error", "error": {"type": "invalid_request_error", "message": "prefill is not supported"}}
+                body = {
+                    "type": "error",
+                    "error": {"type": "invalid_request_error", "message": "prefill is not supported"},
+                }
                 return await wire.plain(400, json.dumps(body).encode())
             content = last["content"]
             given = content if isinstance(content, str) else "".join(part["text"] for part in content)

@@ -26,7 +26,9 @@ KEY = "ms-test-secret-of-the-tests"
 class Server:
     """One `mainstay serve`. Use it as a context manager."""
 
-    def __init__(self, bundle: str | Mapping[str, Any], *, workers: int = 1, home: Path | None = None, **env: str) -> None:
+    def __init__(
+        self, bundle: str | Mapping[str, Any], *, workers: int = 1, home: Path | None = None, **env: str
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ms", dir="/tmp", ignore_cleanup_errors=True)
         self.home = home or Path(self._folder.name) / "home"
         self.config = Path(self._folder.name) / "mainstay.yaml"
@@ -52,7 +54,9 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=self._env)
         errors.close()
         assert self.process.stdout is not None
-        watchdog = threading.Timer(90, self.process.kill)  # a server that never starts fails its test, and hangs nothing
+        watchdog = threading.Timer(
+            90, self.process.kill
+        )  # a server that never starts fails its test, and hangs nothing
         watchdog.start()
         line = self.process.stdout.readline()
         watchdog.cancel()

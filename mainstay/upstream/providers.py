@@ -107,7 +107,9 @@ PROVIDERS: dict[str, Provider] = {
             max_tokens_field="max_completion_tokens",
         ),
         Provider("nvidia", "openai", "https://integrate.api.nvidia.com/v1", top_k=True),
-        Provider("huggingface", "openai", "https://router.huggingface.co/v1", price_id="huggingface_together", top_k=True),
+        Provider(
+            "huggingface", "openai", "https://router.huggingface.co/v1", price_id="huggingface_together", top_k=True
+        ),
         Provider("databricks", "openai", "https://{resource}/serving-endpoints", needs=("project",)),
         Provider(
             "cloudflare",

@@ -26,7 +26,7 @@ async def main(path: str, name: str) -> None:
     purse = Purse(clock)
     link = Link(path, name, purse, load=lambda digest, body: None, digest=lambda: None)
     running = asyncio.create_task(link.run())
-    while not link.connected:  # noqa: ASYNC110 - nothing but this test waits for it
+    while not link.connected:
         await asyncio.sleep(0.005)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()

@@ -100,7 +100,7 @@ async def everybody(processes: list[Process], line: str) -> list[dict[str, Any]]
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - it is about what other processes do
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -31,7 +31,7 @@ def on_uvloop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until ``condition`` holds."""
-    while not condition():  # noqa: ASYNC110 (any condition, none of which says when it changes)
+    while not condition():
         await asyncio.sleep(0.001)
 
 
@@ -78,7 +78,7 @@ class Client:
         assert version == "HTTP/1.1"
         headers = [line.split(": ", 1) for line in lines[1:]]
         assert len({name for name, _ in headers}) == len(headers)
-        return int(status), {name: value for name, value in headers}  # noqa: C416
+        return int(status), {name: value for name, value in headers}
 
     async def chunk(self) -> bytes:
         size = int(await self.line(), 16)

@@ -170,7 +170,9 @@ def made(shapes: Mapping[str, Shape], urls: Mapping[str, str], **more: Any) -> d
 
 
 @asynccontextmanager
-async def rigged(shapes: Mapping[str, Shape], *, more: Mapping[str, Any] | None = None, **env: Any) -> AsyncIterator[Rig]:
+async def rigged(
+    shapes: Mapping[str, Shape], *, more: Mapping[str, Any] | None = None, **env: Any
+) -> AsyncIterator[Rig]:
     """Providers and the product in front of them, with a pool of routes for each shape."""
     async with Provider(chat()) as o, Provider(chat()) as g, Provider(messages()) as a:
         providers = {"o": o, "g": g, "a": a}

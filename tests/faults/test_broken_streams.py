@@ -108,9 +108,7 @@ async def rescued(rig: Rig, upstream: str, tokens: int, how: str, caller: str, r
 @pytest.mark.parametrize("upstream", ["o", "a"])
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_cut_stream_is_completed_exactly_once(rig: Rig, how: str, upstream: str, caller: str) -> None:
-    await together(
-        [rescued(rig, upstream, tokens, how, caller, rescuer) for tokens in CUTS for rescuer in RESCUERS]
-    )
+    await together([rescued(rig, upstream, tokens, how, caller, rescuer) for tokens in CUTS for rescuer in RESCUERS])
 
 
 @pytest.mark.parametrize("how", HOWS)

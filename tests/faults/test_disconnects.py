@@ -255,8 +255,16 @@ async def test_a_caller_who_goes_away(rig: Rig, how: str) -> None:
 async def test_nothing_stays_behind(rig: Rig) -> None:
     async def idle() -> bool | None:
         lines = (await rig.client.get("/metrics")).text.splitlines()
-        gauges = {line.partition(" ")[0].partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines if line[:1] != "#"}
+        gauges = {
+            line.partition(" ")[0].partition("{")[0]: float(line.rpartition(" ")[2])
+            for line in lines
+            if line[:1] != "#"
+        }
         assert any("in_flight" in name for name in gauges), sorted(gauges)
-        return True if all(value == 0 for name, value in gauges.items() if name.endswith(("in_flight", "waiting"))) else None
+        return (
+            True
+            if all(value == 0 for name, value in gauges.items() if name.endswith(("in_flight", "waiting")))
+            else None
+        )
 
     await eventually(idle, 10)

@@ -425,7 +425,9 @@ async def test_a_refused_key_opens_the_breaker_at_once(rig: Rig, stream: bool) -
 
 @BOTH
 async def test_a_caller_s_own_mistake_is_not_spread(rig: Rig, stream: bool) -> None:
-    error = {"error": {"message": "bad temperature", "type": "invalid_request_error", "param": "temperature", "code": None}}
+    error = {
+        "error": {"message": "bad temperature", "type": "invalid_request_error", "param": "temperature", "code": None}
+    }
     for caller in CALLERS:
         case = rig.take("oa")
         case.targets[0].default = status(400, error)

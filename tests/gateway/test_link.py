@@ -29,7 +29,7 @@ BUDGET = Rule("team:t:usd:total", "usd", "total", 1_000, "the budget")
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - it is about sockets, which tell nobody
+        while not condition():
             await asyncio.sleep(0.002)
 
 

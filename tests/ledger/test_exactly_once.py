@@ -103,7 +103,7 @@ async def test_whoever_is_killed_every_finished_reply_is_in_the_ledger_once(tmp_
     for _ in range(4):
         target = replies() + chance.randrange(500, 8000)
         deadline = time.monotonic() + 30
-        while replies() < target and time.monotonic() < deadline:  # noqa: ASYNC110
+        while replies() < target and time.monotonic() < deadline:
             await asyncio.sleep(chance.random() * 0.01)
         killed(control)
         if chance.random() < 0.7:

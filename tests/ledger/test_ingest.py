@@ -265,7 +265,7 @@ async def test_run_takes_in_what_comes_and_flushes_at_the_end(control: Control) 
     write(journal, range(3))
     control.ingest.wake()
     async with asyncio.timeout(10):
-        while control.ledger.fresh_rows < 3:  # noqa: ASYNC110
+        while control.ledger.fresh_rows < 3:
             await asyncio.sleep(0.01)
     control.ingest.stop()
     await task

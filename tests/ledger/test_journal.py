@@ -172,7 +172,7 @@ async def test_a_disk_that_fails_and_comes_back_loses_nothing_it_had_room_for(tm
             journal.open(opening(1))
     disk.fails = lambda _length: None
     async with asyncio.timeout(5):
-        while journal.waiting:  # noqa: ASYNC110
+        while journal.waiting:
             await asyncio.sleep(0.01)
     journal.flush()
     assert told == [1]
@@ -294,7 +294,7 @@ async def test_a_segment_is_rotated_when_it_is_old_and_not_while_it_is_empty(tmp
     assert len(list(journal.folder.glob("*.log"))) == 1
     journal.open(opening(0))
     async with asyncio.timeout(5):
-        while len(list(journal.folder.glob("*.log"))) < 2:  # noqa: ASYNC110
+        while len(list(journal.folder.glob("*.log"))) < 2:
             await asyncio.sleep(0.01)
     journal.close(record(0))
     journal.stop()

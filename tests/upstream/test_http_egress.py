@@ -23,16 +23,16 @@ PRIVATE = """
     :: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 ::ffff:10.0.0.1 64:ff9b::7f00:1 64:ff9b::a00:1
     64:ff9b:1::8.8.8.8 64:ff9b:1::7f00:1 2002:7f00:1:: 2002:808:808:: 2001::1 2001:0:53aa:64c::1 2001:db8::1
     100::1 fc00::1 fd00:ec2::254 fe80::1 fec0::1 ff02::1 3fff::1 5f00::1 ::8.8.8.8
-""".split()  # noqa: SIM905
+""".split()
 PUBLIC = """
     8.8.8.8 1.1.1.1 172.32.0.1 100.128.0.1 192.167.0.1 2606:4700::1111 2a00:1450::1 ::ffff:8.8.8.8 64:ff9b::808:808
-""".split()  # noqa: SIM905
+""".split()
 
 
 WRONG = """
     ftp://a.example file:///etc/passwd a.example //a.example http:// http://a:b@c.example http://a.example?x=1
     http://a.example#x http://a.example:99999 http://a.example:x http://a_%20b http://[::1 http://a.example\\b
-""".split()  # noqa: SIM905
+""".split()
 
 
 @pytest.mark.parametrize("text", PRIVATE)

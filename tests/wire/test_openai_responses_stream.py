@@ -434,7 +434,10 @@ def test_calls_whose_arguments_are_interleaved_stay_whole() -> None:
 def test_hidden_reasoning_is_an_item_of_its_own() -> None:
     events: list[Event] = [Start("a", "m"), ThinkingDelta("t"), ThinkingSigned("s", redacted=True), Finish("stop")]
     items = data_of(written(events, None, None))[-1]["response"]["output"]
-    assert [(len(item["summary"]), item.get("encrypted_content")) for item in items] == [(1, None), (0, "mainstay.redacted.s")]
+    assert [(len(item["summary"]), item.get("encrypted_content")) for item in items] == [
+        (1, None),
+        (0, "mainstay.redacted.s"),
+    ]
 
 
 def test_a_call_is_done_as_soon_as_the_next_item_begins() -> None:
