@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from mainstay.core.errors import Invalid, MainstayError, NotFound, TooLarge, Unauthenticated, Unavailable
 from mainstay.edge.http import Exchange
@@ -22,6 +23,7 @@ from mainstay.gateway.routed import Routed
 PUBLIC = ("/health/live", "/health/ready", "/")
 """What anybody may ask for; everything else needs a key, or is control's to decide."""
 
+_WRONG_METHOD = "method_not_allowed"
 _CONTROL = ("/api/", "/metrics", "/console", "/health", "/docs")
 
 
@@ -57,21 +59,31 @@ class Door:
             await self._other(exchange)
         except MainstayError as error:
             if not exchange.started:
-                status = status_of(error)
-                headers = [("content-type", "application/json")]
-                wait = retry_after(error, status)
-                if wait is not None:
-                    headers.append(("retry-after", wait))
-                exchange.send(status, headers, _error(error.code, error.message))
+                self._refuse(exchange, error)
+
+    def _refuse(self, exchange: Exchange, error: MainstayError) -> None:
+        """Answer with ``error``: below /v1 in the caller's dialect, elsewhere in the control API's shape."""
+        status = 405 if error.code == _WRONG_METHOD else status_of(error)
+        path, headers = exchange.path, [("content-type", "application/json")]
+        wait = retry_after(error, status)
+        if wait is not None:
+            headers.append(("retry-after", wait))
+        if status == 405:
+            headers.append(("allow", "POST" if path in ENDPOINTS else "GET, HEAD"))
+        if path in ENDPOINTS:
+            body = self._models.error_body(ENDPOINTS[path].dialect, error, status)
+        elif path.startswith("/v1/"):
+            dialect = "anthropic" if "anthropic-version" in exchange.headers else "openai"
+            body = self._models.error_body(dialect, error, status)
+        else:
+            body = _error(error.code, error.message)
+        exchange.send(status, headers, body)
 
     def _not_a_call(self, exchange: Exchange) -> None:
         if exchange.method != "POST":
-            headers = [("content-type", "application/json"), ("allow", "POST")]
-            body = _error("method_not_allowed", f"{exchange.path} takes POST")
-            return exchange.send(405, headers, body)
-        headers = [("content-type", "application/json"), ("retry-after", "1")]
-        return exchange.send(
-            503, headers, _error("not_ready", "no configuration has been loaded yet; try again shortly")
+            return self._refuse(exchange, Invalid(f"{exchange.path} takes POST", code=_WRONG_METHOD))
+        return self._refuse(
+            exchange, Unavailable("no configuration has been loaded yet; try again shortly", code="not_ready")
         )
 
     async def _other(self, exchange: Exchange) -> None:
@@ -84,7 +96,7 @@ class Door:
         if path == "/":
             return _json(exchange, 200, {"name": "mainstay", "models": "/v1/models", "api": "/api/openapi.json"})
         if path == "/v1/models" or path.startswith("/v1/models/"):
-            return self._list_models(exchange, path[len("/v1/models/") :])
+            return self._list_models(exchange, unquote(path[len("/v1/models/") :]))
         if path.startswith(_CONTROL):
             return await self._control.pass_on(exchange)
         raise NotFound(f"there is nothing at {path[:200]!r}; the model API is below /v1, the control API below /api/v1")
@@ -92,7 +104,7 @@ class Door:
     def _list_models(self, exchange: Exchange, wanted: str) -> None:
         plan = self._plan()
         if exchange.method not in ("GET", "HEAD"):
-            raise Invalid("the list of models is read with GET")
+            raise Invalid("the list of models is read with GET", code=_WRONG_METHOD)
         key = plan.keys.find(secret(exchange.headers), self._now()) if plan is not None else None
         if plan is None or key is None:
             raise Unauthenticated(

@@ -100,6 +100,10 @@ class ModelApi:
         write = exchange.send_later(reply.status, headers)
         self._journal.after_flush(lambda: write(body))
 
+    def error_body(self, dialect: str, error: MainstayError, status: int) -> bytes:
+        """The body of an error reply in ``dialect``, for what is no call."""
+        return self._dialects[dialect].write_error(error, status)
+
     def _failed(
         self, exchange: Answerable, call: Routed, dialect: Dialect, running: Streaming, error: Exception
     ) -> None:

@@ -14,6 +14,7 @@ from mainstay.core.model import ModelFacts
 from mainstay.core.usage import Usage
 from mainstay.upstream.ask import Ask
 from mainstay.upstream.http import Origin, Pool, Upstream
+from mainstay.upstream.http_heads import head, with_callers
 from mainstay.upstream.http_translated import TRANSLATED, translated
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect, Reader
@@ -73,9 +74,9 @@ class HttpTarget:
     ) -> None:
         self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
         self._pool, self._origin, self._base_path, self._query = pool, origin, base_path, query
-        lines = [f"host: {origin.authority}", "content-type: application/json", "accept-encoding: gzip"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+        usual = {"host": origin.authority, "content-type": "application/json", "accept-encoding": "gzip"}
+        self._lines = usual | dict(headers)
+        self._head = head(self._lines)
         self._auth, self._dialect, self._plain, self._clock = auth, dialect, plain, clock
         self._stream_usage, self._azure_version = stream_usage, azure_version
         self._max_tokens_field, self._developer_role, self._top_k = max_tokens_field, developer_role, top_k
@@ -101,24 +102,20 @@ class HttpTarget:
             target = self._target(dialect, operation, model, stream)
             if len(self._targets) < 10_000:
                 self._targets[(operation, model, stream)] = target
-        head = self._head
-        if ask.headers:
-            extra = "".join(f"{name}: {value}\r\n" for name, value in ask.headers.items())
-            if "content-type" in ask.headers:
-                head = head.replace(b"content-type: application/json\r\n", b"", 1)
-            head += extra.encode("latin-1")
+        lines = self._head if not ask.headers else with_callers(self._lines, ask.headers, same)
         if self._auth is not None:
             signed = await self._auth.headers("POST", self._origin.authority, target, body)
-            head += "".join(f"{name}: {value}\r\n" for name, value in signed.items()).encode("latin-1")
+            lines += head(signed)
         upstream = await self._pool.send(
             self._origin,
             "POST",
             target,
-            head,
+            lines,
             body,
             connect_timeout=ask.connect_timeout(self._clock.monotonic()),
             max_body=None if stream else MAX_BODY,
         )
+        ask.sent += 1
         source = HttpSource(upstream, ask, dialect, same, withhold, self._clock, read)
         source.model = model
         try:

@@ -116,8 +116,8 @@ class Anthropic:
         asks for cache marks: then tools, system prompt and messages are written anew; taken out are only thoughts
         that we passed on to the caller from a provider of another format."""
         if cache_prompt is not None and operation == "messages":
-            return _with_marks(without_foreign(body), model, cache_prompt)
-        return without_foreign(body if peek.model == model else splice(body, peek.model_at, _encode(model)))
+            return _with_marks(without_foreign(body, model), model, cache_prompt)
+        return without_foreign(body if peek.model == model else splice(body, peek.model_at, _encode(model)), model)
 
     def write_request(self, request: Request, model: str, facts: ModelFacts) -> Written:
         """The canonical request in this format. Raises ``Unsupported`` for what it cannot say."""

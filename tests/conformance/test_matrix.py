@@ -313,3 +313,24 @@ async def test_no_secret_and_no_content_is_anywhere(stage: Stage) -> None:
     for place, content in places.items():
         for what, secret in CANARY.items():
             assert secret.encode() not in content, f"the {what} is in {place}"
+
+
+@pytest.mark.parametrize("path", [*ASKS, "/v1/models", "/v1/models/nobody", "/v1/nothing"])
+async def test_what_is_no_call_is_refused_in_the_callers_shape(stage: Stage, path: str) -> None:
+    """Wrong methods, wrong paths, unknown models and keys: in the caller's shape, and no call of it."""
+    wanted = 405 if path in ENDPOINTS else 404
+    for anthropic in (False, True):
+        headers = {"authorization": f"Bearer {KEY}"} | ({"anthropic-version": "2023-06-01"} if anthropic else {})
+        if path == "/v1/models":
+            headers, wanted = {**headers, "authorization": "Bearer ms-nobody"}, 401
+        reply = await stage.client.get(path, headers=headers)
+        assert reply.status_code == wanted
+        assert "x-mainstay-call" not in reply.headers
+        if wanted == 405:
+            assert reply.headers["allow"] == "POST"
+        error = reply.json()["error"]
+        if ENDPOINTS[path].dialect == "anthropic" if path in ENDPOINTS else anthropic:
+            assert reply.json()["type"] == "error"
+            assert set(error) == {"type", "message"}
+        else:
+            assert set(error) == {"message", "type", "param", "code"}

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import anthropic
 from anthropic.types import message_count_tokens_params, message_create_params
 from openai.types.chat import completion_create_params
 from openai.types.responses import response_create_params
@@ -20,6 +21,7 @@ from tests.e2e.shapes import unlike
 from tests.provider import SSE, Asked, Provider, Wire
 
 Json = dict[str, Any]
+ANTHROPIC_API_VERSION = anthropic.Anthropic(api_key="-").default_headers["anthropic-version"]
 CREATED = 1_760_000_000
 
 
@@ -60,7 +62,7 @@ def _head(wire: str, asked: Asked) -> list[str]:
     problems = [] if asked.headers.get(key) == expected else [f"{key} is {asked.headers.get(key)!r}"]
     if asked.method != "POST" or asked.headers.get("content-type") != "application/json":
         problems.append(f"{asked.method} with content-type {asked.headers.get('content-type')}")
-    if wire == "anthropic" and asked.headers.get("anthropic-version") != "2023-06-01":
+    if wire == "anthropic" and asked.headers.get("anthropic-version") not in ("2023-06-01", ANTHROPIC_API_VERSION):
         problems.append(f"anthropic-version is {asked.headers.get('anthropic-version')!r}")
     return problems
 

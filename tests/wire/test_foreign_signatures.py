@@ -128,3 +128,15 @@ def test_another_formats_own_words_stay_out_of_annotations(dialect: Dialect, url
         assert b"native" not in written
         assert b"zz" not in written
         assert b'"title":"T"' in written or b'"filename":"T"' in written
+
+
+@pytest.mark.parametrize(("model", "kept"), [("claude-sonnet-4-5", False), ("deepseek-reasoner", True)])
+def test_thoughts_that_nobody_signed_are_nothing_to_claude(model: str, kept: bool) -> None:
+    """An imitation of the API may want its own unsigned thoughts back."""
+    thought = {"type": "thinking", "thinking": "hm", "signature": ""}
+    content = [thought, {"type": "text", "text": "two"}]
+    body = {"model": "chat", "max_tokens": 9, "messages": [{"role": "assistant", "content": content}]}
+    raw = json.dumps(body).encode()
+    dialect = Anthropic()
+    changed = dialect.rewrite("messages", raw, dialect.peek("messages", raw, "application/json"), model, False)
+    assert (thought in json.loads(changed)["messages"][0]["content"]) is kept
