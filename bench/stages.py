@@ -115,7 +115,7 @@ def http_rows(timer: Timer) -> None:
 async def plain_rows(timer: Timer, bare: Bare) -> None:
     """The stages of one plain call with everything on, in the order in which it meets them."""
     body = traffic.chat_request(traffic.FULL)
-    new = lambda: bare.call(body)
+    new = lambda: bare.call(body)  # noqa: E731
     timer.add("call made (id, clock, Routed)", new)
     call = new()
     bare.identify.enter(call)

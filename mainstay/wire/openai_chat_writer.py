@@ -223,7 +223,7 @@ def write_reply(events: Sequence[Event]) -> bytes:
         elif isinstance(event, UsageSeen):
             usage = event.usage
         elif hasattr(event, "choice"):
-            index: int = getattr(event, "choice")
+            index: int = getattr(event, "choice")  # noqa: B009  (every event of a choice names it)
             choice = choices.get(index)
             if choice is None:
                 choice = choices[index] = _Choice()

@@ -35,7 +35,7 @@ keys:
     models: [chat, small]
     limits: {requests_per_minute: 600, tokens_per_minute: 200000, concurrent: 50}
     budget: {usd: 5, per: day}
-"""
+"""  # noqa: E501
 VARIABLES = {"ALPHA_KEY": "of-alpha", "BETA_KEY": "of-beta", "SUPPORT_WEB_KEY": "sk-support-web-0123456789"}
 
 SIM = """\

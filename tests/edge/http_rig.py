@@ -78,7 +78,7 @@ class Client:
         assert version == "HTTP/1.1"
         headers = [line.split(": ", 1) for line in lines[1:]]
         assert len({name for name, _ in headers}) == len(headers)
-        return int(status), {name: value for name, value in headers}
+        return int(status), {name: value for name, value in headers}  # noqa: C416
 
     async def chunk(self) -> bytes:
         size = int(await self.line(), 16)

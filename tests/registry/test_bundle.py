@@ -40,7 +40,7 @@ def test_the_messages_are_these(file: Path) -> None:
     assert "canary" not in expected  # values of variables are never shown
 
 
-def ok(text: str, existing: Existing = Existing(), **env: str) -> Checked:
+def ok(text: str, existing: Existing = Existing(), **env: str) -> Checked:  # noqa: B008 - it is frozen
     checked = check(text, "m.yaml", env, existing, KINDS)
     assert checked.problems == []
     return checked

@@ -38,7 +38,7 @@ async def test_grants_and_charges_add_up(database: Database) -> None:
 
 
 async def test_a_transaction_that_fails_changes_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError):  # noqa: PT012 - it is raised in the transaction
         async with database.write() as connection:
             await store.load(connection, [A], 1.0)
             await store.grant(connection, {(A, "g1"): 100}, 1.0)
