@@ -130,6 +130,7 @@ class Supervisor:
         ready_read, ready_write = os.pipe()
         environment = dict(os.environ)
         environment.update(_environment(self._settings))
+        environment.setdefault("MALLOC_ARENA_MAX", "1")  # one thread allocates: more arenas only hold memory back
         try:
             child.process = subprocess.Popen(
                 [*child.arguments, "--ready", str(ready_write)],

@@ -31,7 +31,7 @@ class Settings:
     database: str = ""
     drain: float = 30.0
     disk_full: Literal["refuse", "serve"] = "refuse"
-    cache_bytes: int = 64 * 1024 * 1024
+    cache_bytes: int = 24 * 1024 * 1024
     max_body: int = 32 * 1024 * 1024
     connections: int = 10_000
     retention_days: int = 90

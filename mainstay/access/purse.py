@@ -114,18 +114,18 @@ class Purse:
 
     def remaining(self, claims: Sequence[Claim]) -> list[Remaining]:
         """What is left under each of these rules: this gateway's idle units and what control last said was free."""
+        return [Remaining(claim, claim.rule.amount, *self.left(claim)) for claim in claims]
+
+    def left(self, claim: Claim) -> tuple[int, float]:
+        """The same of one rule: about how many units, and in how many seconds all will be back."""
+        amount = claim.rule.amount
+        pool = self._pools.get(claim.pool)
+        if pool is None:
+            return amount, 0.0
         now = self._monotonic()
-        found: list[Remaining] = []
-        for claim in claims:
-            pool = self._pools.get(claim.pool)
-            amount = claim.rule.amount
-            if pool is None:
-                found.append(Remaining(claim, amount, amount, 0.0))
-                continue
-            pool.expire(now)
-            left = pool.idle + pool.left
-            found.append(Remaining(claim, amount, 0 if left < 0 else min(left, amount), pool.reset(now)))
-        return found
+        pool.expire(now)
+        left = pool.idle + pool.left
+        return 0 if left < 0 else left if left < amount else amount, pool.reset(now)
 
     def left_share(self, claims: Sequence[Claim]) -> float:
         """The share of the tightest budget that is left, 0 to 1; 1 without a budget."""

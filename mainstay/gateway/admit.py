@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from math import ceil
 
-from mainstay.access.purse import Hold, Purse, Remaining
+from mainstay.access.purse import Hold, Purse
 from mainstay.access.rules import REQUESTS, TOKENS, Claim, Rule, claims
 from mainstay.access.waiting import Ask
 from mainstay.core.errors import Invalid, OverLimit
@@ -14,7 +14,7 @@ from mainstay.core.money import Nano
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Target
 
-_TOLD = (REQUESTS, TOKENS)
+_TOLD = ((REQUESTS, "requests"), (TOKENS, "tokens"))
 _MOST_WARNINGS = 4
 
 TOOLS = 1024
@@ -63,13 +63,27 @@ class Admit:
             self._tell(call)
 
     def _tell(self, call: Routed) -> None:
-        """Tell the caller, in headers, what is left of its limits and which budgets are nearly used up."""
-        limited = [claim for claim in call.claims if claim.rule.code in _TOLD]
-        if limited:
-            call.reply_headers += rate_headers(self._purse.remaining(limited))
+        """Tell the caller, in headers, what is left of its limits and which budgets are nearly used up.
+
+        The names are OpenAI's; of several limits on the same thing, the tightest is told.
+        """
+        for code, what in _TOLD:
+            tightest: tuple[int, float] | None = None
+            limit = 0
+            for claim in call.claims:
+                if claim.rule.code == code:
+                    left = self._purse.left(claim)
+                    if tightest is None or left[0] < tightest[0]:
+                        tightest, limit = left, claim.rule.amount
+            if tightest is not None:
+                call.reply_headers += (
+                    (f"x-ratelimit-limit-{what}", str(limit)),
+                    (f"x-ratelimit-remaining-{what}", str(tightest[0])),
+                    (f"x-ratelimit-reset-{what}", _span(tightest[1])),
+                )
         warnings = call.hold.warnings if call.hold is not None else []
-        for hold in call.model_holds.values():
-            warnings = warnings + hold.warnings
+        if call.model_holds:
+            warnings = [*warnings, *(one for hold in call.model_holds.values() for one in hold.warnings)]
         if warnings:
             call.reply_headers += (("x-mainstay-warning", "; ".join(warnings[:_MOST_WARNINGS])),)
 
@@ -171,32 +185,6 @@ def _most_attempts(call: Routed) -> int:
     """How many attempts of one call may cost anything: a rescue, a hedge or another's answer for a filtered one adds one."""
     route = call.to
     return 2 if (call.stream and route.rescue) or route.hedge or route.retry.on_filter == "fallback" else 1
-
-
-def rate_headers(found: Sequence[Remaining]) -> tuple[tuple[str, str], ...]:
-    """The ``x-ratelimit-*`` headers, as OpenAI names them: of several limits on the same thing, the tightest."""
-    requests: Remaining | None = None
-    tokens: Remaining | None = None
-    for one in found:
-        if one.claim.rule.code == REQUESTS:
-            if requests is None or one.remaining < requests.remaining:
-                requests = one
-        elif tokens is None or one.remaining < tokens.remaining:
-            tokens = one
-    headers: tuple[tuple[str, str], ...] = ()
-    if requests is not None:
-        headers = (
-            ("x-ratelimit-limit-requests", str(requests.limit)),
-            ("x-ratelimit-remaining-requests", str(requests.remaining)),
-            ("x-ratelimit-reset-requests", _span(requests.reset)),
-        )
-    if tokens is not None:
-        headers += (
-            ("x-ratelimit-limit-tokens", str(tokens.limit)),
-            ("x-ratelimit-remaining-tokens", str(tokens.remaining)),
-            ("x-ratelimit-reset-tokens", _span(tokens.reset)),
-        )
-    return headers
 
 
 def _span(seconds: float) -> str:

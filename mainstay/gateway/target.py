@@ -103,7 +103,8 @@ def estimated_tokens(body: bytes) -> int:
     """The input tokens of a request, estimated: one for every four bytes of text; media count little for their size."""
     size = len(body)
     if size > _LEAST_WITH_DATA:
-        size -= 5 * body.count(b"\\u")  # six bytes for one character
+        if b"\\" in body:  # found in a twentieth of the time that counting pairs takes
+            size -= 5 * body.count(b"\\u")  # six bytes for one character
         if b"base64" in body or b'"input_audio"' in body:
             for data in _DATA.finditer(body):
                 size -= max(0, data.end() - data.start() - 4 * _DATA_TOKENS)
