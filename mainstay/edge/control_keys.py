@@ -30,9 +30,9 @@ class LimitsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    requests_per_minute: int | None = Field(None, ge=0)
-    tokens_per_minute: int | None = Field(None, ge=0)
-    concurrent: int | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=0, lt=2**53)
+    tokens_per_minute: int | None = Field(None, ge=0, lt=2**53)
+    concurrent: int | None = Field(None, ge=0, lt=2**53)
 
 
 class BudgetBody(BaseModel):
@@ -40,7 +40,7 @@ class BudgetBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    usd: float = Field(ge=0)
+    usd: float = Field(ge=0, le=1e9, allow_inf_nan=False)
     per: str = Field("month", pattern="^(day|month|total)$")
     soft: bool = False
 
@@ -66,7 +66,7 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap: float = Field(0, ge=0, description="Seconds for which the old secret stays valid")
+    overlap: float = Field(0, ge=0, allow_inf_nan=False, description="Seconds for which the old secret stays valid")
     why: Why = ""
 
 

@@ -159,9 +159,23 @@ def test_no_address_that_a_caller_names_is_ever_fetched(house: House) -> None:
         for path in ("/v1/responses", "/v1/messages"):
             source = {"type": "image", "source": {"type": "url", "url": address}}
             item = {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": address}]}
-            body = {"model": "chat", "max_tokens": 5, "messages": [{"role": "user", "content": [source]}], "input": [item]}
-            house.body(json.dumps({name: value for name, value in body.items() if name != "messages" or "mess" in path}), path)
-        for name in ("x-base-url", "x-upstream", "x-target", "x-mainstay-provider", "x-portkey-custom-host", "api-base"):
+            body = {
+                "model": "chat",
+                "max_tokens": 5,
+                "messages": [{"role": "user", "content": [source]}],
+                "input": [item],
+            }
+            house.body(
+                json.dumps({name: value for name, value in body.items() if name != "messages" or "mess" in path}), path
+            )
+        for name in (
+            "x-base-url",
+            "x-upstream",
+            "x-target",
+            "x-mainstay-provider",
+            "x-portkey-custom-host",
+            "api-base",
+        ):
             assert house.chat(headers={name: address, "host": address.split("/")[2]}).status_code == 200
         reply = house.ask("POST", "/api/v1/prices", json={"url": address})
         assert reply.status_code == 403
@@ -181,7 +195,9 @@ def test_no_redirect_is_followed(house: House) -> None:
 
 def test_a_provider_gets_its_own_key_and_none_of_ours(house: House) -> None:
     asked = len(house.upstream.provider.asked)
-    house.chat(headers={"x-api-key": RED, "cookie": f"key={RED}", "x-secret": "of the caller", "openai-organization": "o"})
+    house.chat(
+        headers={"x-api-key": RED, "cookie": f"key={RED}", "x-secret": "of the caller", "openai-organization": "o"}
+    )
     sent = house.upstream.provider.asked[asked]
     text = json.dumps(sent.headers) + sent.target + sent.body.decode()
     assert RED not in text

@@ -47,7 +47,9 @@ def test_a_bomb_in_a_bundle_is_refused_quickly(house: House, name: str) -> None:
         content = b'{"text": "models: \\ud800"}'
         reply = house.ask("POST", "/api/v1/bundles", content=content, headers={"content-type": "application/json"})
     else:
-        reply = house.ask("POST", "/api/v1/bundles", json={"text": text, "dry_run": True, "environment": {"A": "x" * 100}})
+        reply = house.ask(
+            "POST", "/api/v1/bundles", json={"text": text, "dry_run": True, "environment": {"A": "x" * 100}}
+        )
     assert reply.status_code in (400, 422), reply.text[:300]
     assert time.monotonic() - started < 10
     error = reply.json()["error"]

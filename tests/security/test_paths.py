@@ -140,7 +140,9 @@ def test_a_wrong_method_names_those_that_are_right(house: House) -> None:
     assert reply.json()["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions/", "/V1/chat/completions", "//v1/models", "/v1/chat%2fcompletions"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions/", "/V1/chat/completions", "//v1/models", "/v1/chat%2fcompletions"]
+)
 def test_the_model_api_has_just_its_paths(house: House, path: str) -> None:
     reply = house.get(path, key=RED, method="POST")
     assert status(reply) == 404

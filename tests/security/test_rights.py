@@ -172,10 +172,16 @@ def test_a_key_never_grants_more_than_its_maker_has(house: House) -> None:
         for change in more:
             body = {"team": "red", "name": "greater", **own, **change}
             reply = house.ask("POST", "/api/v1/keys", key=lesser, json=body)
-            assert (reply.status_code, reply.json()["error"]["code"]) == (403, "exceeds_own_rights"), (change, reply.text)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (403, "exceeds_own_rights"), (
+                change,
+                reply.text,
+            )
             bundle = json.dumps({"keys": [{**body, "secret": "ms-a-secret-that-is-chosen"}]})
             reply = house.ask("POST", "/api/v1/bundles", key=lesser, json={"text": bundle, "source": "lesser"})
-            assert (reply.status_code, reply.json()["error"]["code"]) == (403, "exceeds_own_rights"), (change, reply.text)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (403, "exceeds_own_rights"), (
+                change,
+                reply.text,
+            )
         # Whoever rotates a key learns its secret; whoever declares it anew would give it one that they know.
         assert house.ask("POST", "/api/v1/keys/house/admin/rotate", key=lesser, json={}).status_code == 403
         taken = json.dumps({"keys": [{"team": "house", "name": "admin", "admin": True, "secret": "ms-now-it-is-mine"}]})

@@ -30,7 +30,9 @@ async def behave(wire: Wire, asked: Asked) -> None:
         wrong = {"error": {"message": f"{MADE} with key {UPSTREAM_KEY}", "type": "invalid_request_error", "code": None}}
         return await wire.plain(400, json.dumps(wrong).encode(), {"x-request-id": MADE})
     if "refused please" in said:
-        wrong = {"error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}", "type": "x", "code": "invalid_api_key"}}
+        wrong = {
+            "error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}", "type": "x", "code": "invalid_api_key"}
+        }
         return await wire.plain(401, json.dumps(wrong).encode())
     if "broken please" in said:
         return await wire.plain(200, f"<html>{MADE} {UPSTREAM_KEY}".encode())
@@ -86,7 +88,9 @@ def _live(house: House) -> None:
     SECRETS.append(made)
     SECRETS.append(house.ask("POST", "/api/v1/keys/red/made/rotate", json={"overlap": 3600}).json()["secret"])
     stored = until(
-        lambda: house.ask("GET", "/api/v1/health").json()["ledger"], lambda seen: seen["stored"] >= count and seen["lag_bytes"] == 0, 20
+        lambda: house.ask("GET", "/api/v1/health").json()["ledger"],
+        lambda seen: seen["stored"] >= count and seen["lag_bytes"] == 0,
+        20,
     )
     assert stored["dropped"] == 0
 
