@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,9 @@ from mainstay.edge.model_api import ENDPOINTS
 from mainstay.settings import Settings
 from mainstay.upstream.providers import PROVIDERS
 from mainstay.upstream.sim import KINDS
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, tracked
+
+_OURS = re.compile(r'"(x-(?:mainstay|ratelimit)-[a-z-]+[a-z])"')
 
 
 def reference() -> ModuleType:
@@ -53,6 +56,16 @@ def test_every_endpoint_is_described() -> None:
     page = (ROOT / "docs" / "reference" / "model-api.md").read_text(encoding="utf-8")
     missing = [path for path in [*ENDPOINTS, "/v1/models"] if f"`{path}`" not in page]
     assert not missing
+
+
+def test_every_header_of_ours_is_described() -> None:
+    page = (ROOT / "docs" / "reference" / "model-api.md").read_text(encoding="utf-8")
+    page += (ROOT / "docs" / "guide" / "providers.md").read_text(encoding="utf-8")
+    known = {
+        found for path in tracked(".py") if "mainstay" in path.parts[-3:] for found in _OURS.findall(path.read_text())
+    }
+    assert len(known) > 10
+    assert not [header for header in known if f"`{header}" not in page]
 
 
 def test_every_setting_is_described() -> None:
