@@ -8,6 +8,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -83,6 +84,14 @@ class Supervisor:
 
     def _serve(self) -> int:
         settings = self._settings
+        if settings.tls_cert is not None:
+            try:  # every gateway would fail at it, again and again
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+            except OSError as error:  # an SSLError is one
+                print(
+                    f"mainstay: the certificate {settings.tls_cert} or its key cannot be used: {error}", file=sys.stderr
+                )
+                return 1
         try:
             listening = _listen(settings)
         except OSError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import httptools
@@ -31,15 +32,32 @@ _WAIT = 120.0
 class ControlDoor:
     """Where the control process can be reached. Every request has a connection of its own: this is not the hot path."""
 
-    def __init__(self, path: Path, limit: int = 64) -> None:
-        self._path = path
+    def __init__(self, path: Path, limit: int = 64, patience: float = 10.0) -> None:
+        """``limit`` requests at once; another waits ``patience`` seconds for a place, then it is refused."""
+        self._path, self._patience = path, patience
         self._places = asyncio.Semaphore(limit)
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "the control process has too many requests in hand; model calls go on, try this again shortly",
+                code="control_busy",
+                retry_after=5.0,
+            ) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: float = _WAIT
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         """One request and its whole reply. Raises ``Unavailable`` when control does not answer."""
-        async with self._places:
+        async with self._place():
             try:
                 async with asyncio.timeout(timeout):
                     reader, writer = await asyncio.open_unix_connection(str(self._path))
@@ -48,7 +66,7 @@ class ControlDoor:
                         reply = _Reply()
                         while not reply.done and (data := await reader.read(65536)):
                             reply.parser.feed_data(data)
-                        if not reply.done and not reply.headers:
+                        if not reply.done:
                             raise ConnectionError("it closed the connection")
                         return reply.parser.get_status_code(), reply.headers, b"".join(reply.body)
                     finally:
@@ -65,7 +83,7 @@ class ControlDoor:
         headers = {name: value for name, value in exchange.headers.items() if name not in _DROPPED}
         headers["x-forwarded-for"] = exchange.client
         target = exchange.path + (f"?{exchange.query}" if exchange.query else "")
-        async with self._places:
+        async with self._place():
             try:
                 reader, writer = await asyncio.open_unix_connection(str(self._path))
             except OSError:

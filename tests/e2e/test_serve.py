@@ -115,6 +115,18 @@ def test_a_database_that_cannot_be_reached(tmp_path: Path) -> None:
         assert secret not in done.stderr
 
 
+def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.write_text("no certificate")
+    given = {"MAINSTAY_TLS_CERT": str(file), "MAINSTAY_TLS_KEY": str(tmp_path / "absent")}
+    done = serve("--port", "0", home=tmp_path / "home", **given)
+    assert done.returncode == 1
+    assert "cert.pem or its key cannot be used" in done.stderr
+    done = serve("--port", "0", home=tmp_path / "home", MAINSTAY_TLS_CERT=str(file))
+    assert done.returncode == 1
+    assert "go together" in done.stderr
+
+
 def test_a_fresh_home_without_a_bundle_says_what_to_do_next(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mainstay", "serve", "--home", str(tmp_path / "home"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -323,6 +335,13 @@ def test_control_that_cannot_start_again_is_reported() -> None:
 
 
 # ---------------------------------------------------------------- the demo
+
+
+def test_make_run_starts_the_demo_on_the_port_that_is_asked_for() -> None:
+    root = Path(__file__).parents[2]
+    planned = subprocess.run(["make", "-n", "run", "PORT=8123"], cwd=root, capture_output=True, text=True, timeout=30)
+    assert planned.returncode == 0, planned.stderr
+    assert "mainstay demo --port 8123" in planned.stdout
 
 
 def test_the_demos_lines_work_as_pasted(tmp_path: Path) -> None:
