@@ -10,7 +10,7 @@ from mainstay.core.errors import FailureKind, MainstayError, UpstreamFailed
 from mainstay.core.event import End, Failed, Frame
 from mainstay.core.progress import Progress
 from mainstay.core.usage import Usage, clamped
-from mainstay.gateway.target import Target, estimated_tokens
+from mainstay.gateway.target import Target
 from mainstay.upstream.ask import Ask, Source
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Active:
             except MainstayError:
                 pass  # it went to the caller as it is; nobody can say what is in it
         usage = self.progress.usage
-        read = estimated_tokens(self._call.body) if usage is None else usage.input
+        read = self._call.tokens if usage is None else usage.input
         return clamped(read, -(-said.size // 4), estimated=True)
 
     def _close(self) -> bool:

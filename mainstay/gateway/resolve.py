@@ -26,7 +26,7 @@ class Resolve:
     def enter(self, call: Routed) -> None:
         """Order the targets."""
         route, plan, peek = call.to, call.plan, call.peek
-        tokens = call.tokens = estimated_tokens(call.body)
+        tokens = call.tokens = estimated_tokens(call.body, peek.images or peek.audio or bool(peek.unbounded))
         table = route.table
         if table is not None:
             _, names, said = table.draw(self._chance())
