@@ -23,8 +23,8 @@ ERROR_BODY = 256 * 1024
 """Bytes of an error reply that are read; the rest is cut off."""
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a plain reply, decompressed; more is refused."""
-MAX_PRELUDE = 8 * 1024 * 1024
-"""Bytes of a stream before its first content; more is refused."""
+MAX_PRELUDE = 1024 * 1024
+"""Bytes of a stream before its first content, or four times the request, which some give back; more is refused."""
 COMMENTS = 64 * 1024
 """Bytes of a stream before its first content from which on comments are dropped: they wait with it, each an object."""
 
@@ -300,7 +300,7 @@ class HttpSource:
                 if self._moves(frames):
                     upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
                 elif not self._content and upstream.size > COMMENTS:
-                    if upstream.size > MAX_PRELUDE:
+                    if upstream.size > max(MAX_PRELUDE, 4 * len(ask.body)):
                         raise UpstreamFailed("too_large", f"the provider sent {upstream.size} bytes and no answer")
                     frames = [frame for frame in frames if frame.events != (_COMMENT,)]
             else:

@@ -15,7 +15,7 @@ from tests.provider import TOKENS, Part, Provider, chat, messages
 from tests.running import Server, bundle
 
 WHOLE = "".join(TOKENS)
-TIMEOUTS = {"connect": "700ms", "first_token": "700ms", "idle": "700ms", "plain": "700ms", "total": "15s"}
+TIMEOUTS = {"connect": "1200ms", "first_token": "1200ms", "idle": "1200ms", "plain": "1200ms", "total": "20s"}
 PRICES = {"o": {"input": 1, "output": 2}, "g": {"input": 2, "output": 4}, "a": {"input": 3, "output": 15}}
 NEVER = {"failures": 1_000_000, "min_calls": 1_000_000}
 """A breaker that does not open."""
