@@ -25,7 +25,7 @@ _GENERATIVE = ("chat", "messages", "responses")
 class Stream:
     """Yields the frames of the attempt that answered; when it fails after content was sent, of whoever completes it."""
 
-    __slots__ = ("_active", "_call", "_finished", "_first", "_rescue", "_search", "_sent", "_writer", "reply")
+    __slots__ = ("_active", "_call", "_finished", "_first", "_raw", "_rescue", "_search", "_sent", "_writer", "reply")
 
     def __init__(self, call: Routed, search: Search, active: Active, first: list[Frame]) -> None:
         self._call, self._search, self._active = call, search, active
@@ -34,8 +34,9 @@ class Stream:
         self._rescue: Continuation | Regeneration | None = None
         self._writer = None
         self._sent = active.progress
+        self._raw = active.source is not None and active.source.raw
         self.reply: Reply | None = Reply(
-            dialect=call.dialect if active.source is not None and active.source.raw else "",
+            dialect=call.dialect if self._raw else "",
             stream=call.stream,
             frames=self,
             progress=self._sent,
@@ -48,8 +49,12 @@ class Stream:
         frames = await self._frames()
         if not frames:
             raise StopAsyncIteration
-        for tap in self._call.taps:
-            tap(frames)
+        taps = self._call.taps
+        if taps:
+            # What is translated still has the upstream's bytes beside it, which the caller does not get.
+            given = frames if self._raw else [Frame(None, frame.events) for frame in frames]
+            for tap in taps:
+                tap(given)
         return frames
 
     async def _frames(self) -> list[Frame]:

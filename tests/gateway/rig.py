@@ -85,7 +85,7 @@ class Source:
                 frames = self._reader.feed(piece)
                 self.done = self._reader.done
                 if frames:
-                    return frames if self.raw else [frame._replace(raw=None) for frame in frames]
+                    return frames
         return []
 
     def close(self) -> None:
@@ -341,7 +341,7 @@ class Rig:
                 done.reply = reply
                 async for frames in reply.frames:
                     for frame in frames:
-                        done.raw += frame.raw or b""
+                        done.raw += (frame.raw or b"") if reply.dialect else b""
                         done.events += frame.events
         except Exception as error:
             done.error = error
