@@ -252,7 +252,7 @@ def _headers(call: Routed, clock: Clock | None, passed_on: Sequence[tuple[str, s
     if call.dropped:
         headers.append(("x-mainstay-dropped", _latin(", ".join(call.dropped))))
     if clock is not None:
-        if call.cost is not None and call.attempts:
+        if call.cost is not None and (call.attempts or call.cache == "hit"):
             headers.append(("x-mainstay-cost-usd", usd(call.cost)))
         overhead = (clock.monotonic() - call.started - call.upstream_seconds) * 1000
         headers.append(("x-mainstay-overhead-ms", f"{max(overhead, 0.0):.3f}"))

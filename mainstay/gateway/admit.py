@@ -130,23 +130,24 @@ def _model_rules(target: Target, call: Routed) -> list[tuple[Rule, str]]:
     return found
 
 
+def _model_budgets(target: Target, call: Routed) -> list[Rule]:
+    return [rule for rule, _ in _model_rules(target, call)]
+
+
 def _bounded(call: Routed, money: Sequence[Rule]) -> Nano:
     """An upper bound of the call's cost at the dearest of its targets; targets that cannot be bounded are passed over."""
-    needs_price = any(rule.unpriced != "allow" for rule in money)
-    needs_bound = bool(call.peek.unbounded) and not all(rule.soft for rule in money)
+    unbounded = call.peek.unbounded
     dearest = 0
     fit: list[Target] = []
     unpriced: list[str] = []
     unbound: list[str] = []
-    by_model = call.plan.by_model
     for target in call.order:
-        own = [rule for rule, _ in _model_rules(target, call)] if by_model else ()
         bound = bound_at(target, call)
         if bound is None:
-            if needs_price or any(rule.unpriced != "allow" for rule in own):
+            if any(rule.unpriced != "allow" for rule in (*money, *_model_budgets(target, call))):
                 unpriced.append(target.name)
                 continue
-        elif target.max_call is None and call.peek.unbounded and (needs_bound or any(not rule.soft for rule in own)):
+        elif unbounded and target.max_call is None and not all(r.soft for r in (*money, *_model_budgets(target, call))):
             unbound.append(target.name)
             continue
         elif bound > dearest:

@@ -102,10 +102,13 @@ class Cache:
 
     def enter(self, call: Routed) -> Reply | asyncio.Task[Reply | None] | None:
         """A stored reply; None where there is none. Refuses a wish that it does not know."""
-        rule = call.to.cache
-        wish = call.headers.get("x-mainstay-cache", "").lower()
-        if wish not in ("", "off", "refresh"):
-            raise Invalid("x-mainstay-cache is off or refresh; leave it out to use the cache", field="x-mainstay-cache")
+        rule, wish = call.to.cache, call.headers.get("x-mainstay-cache")
+        if wish:
+            wish = wish.lower()
+            if wish not in ("off", "refresh"):
+                raise Invalid(
+                    "x-mainstay-cache is off or refresh; leave it out to use the cache", field="x-mainstay-cache"
+                )
         if rule is None or wish == "off":
             return None
         key = self._key(call, rule.scope)

@@ -116,7 +116,7 @@ async def test_headers_and_records_tell_what_the_cache_did(bench: Bench) -> None
     hit = replies[1]
     assert hit.content == replies[0].content
     assert (hit.headers["x-mainstay-attempts"], hit.headers["x-mainstay-model"]) == ("0", "m")
-    assert hit.headers.get("x-mainstay-cost-usd", "0") == "0"
+    assert hit.headers["x-mainstay-cost-usd"] == "0"
     identifier = hit.headers["x-mainstay-call"]
     found = await eventually(
         lambda: [call for call in bench.server.calls("cache=hit") if call["id"] == identifier], bool, 20
