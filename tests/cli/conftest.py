@@ -40,7 +40,7 @@ VARIABLES = {"ALPHA_KEY": "of-alpha", "BETA_KEY": "of-beta", "SUPPORT_WEB_KEY": 
 
 SIM = """\
 providers: [{name: sim, kind: sim, sim: {latency: 1ms, tokens_per_second: 10000}}]
-models: [{name: chat, target: sim/m, price: {input: 1, output: 2}}]
+models: [{name: hello, target: sim/m, price: {input: 1, output: 2}}]
 teams: [{name: tests}]
 keys: [{name: tests, team: tests, secret: "${TEST_KEY}", admin: true}]
 """

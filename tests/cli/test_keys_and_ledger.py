@@ -16,7 +16,7 @@ Served = tuple[Server, Shell]
 
 
 def ask(server: Server, key: str = KEY, **more: object) -> httpx.Response:
-    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **more}
+    body = {"model": "hello", "messages": [{"role": "user", "content": "hello"}], **more}
     url = f"{server.url}/v1/chat/completions"
     return httpx.post(url, json=body, headers={"authorization": f"Bearer {key}"}, timeout=30, trust_env=False)
 
@@ -51,10 +51,10 @@ def test_a_keys_life_while_serving(served: Served) -> None:
 
 def test_a_key_with_everything(served: Served) -> None:
     server, shell = served
-    given = ["--model", "chat", "--requests-per-minute", "100", "--concurrent", "2", "--budget-usd", "1.5"]
+    given = ["--model", "hello", "--requests-per-minute", "100", "--concurrent", "2", "--budget-usd", "1.5"]
     given += ["--budget-per", "day", "--expires", "2999-01-01", "--why", "to try"]
     made = json.loads(shell.ok("keys", "create", "--team", "new", "--name", "all", *given, "--json"))
-    assert made["models"] == ["chat"]
+    assert made["models"] == ["hello"]
     assert made["limits"] == {"requests_per_minute": 100, "concurrent": 2}
     assert made["budget"]["usd"] == 1.5
     reply = ask(server, made["secret"], max_tokens=5)
@@ -102,7 +102,7 @@ def test_calls_with_filters(served: Served) -> None:
     with httpx.Client(
         base_url=server.url, headers={"authorization": f"Bearer {KEY}", **tagged}, trust_env=False
     ) as http:
-        for model in ("chat", "chat", "absent"):
+        for model in ("hello", "hello", "absent"):
             http.post("/v1/chat/completions", json={"model": model, "messages": [{"role": "user", "content": "x"}]})
     found = seen(shell, "tag.feature=search", count=3)
     times = [one["at"] for one in found]
@@ -116,7 +116,7 @@ def test_calls_with_filters(served: Served) -> None:
     assert len(seen(shell, "tag.feature=search", "--limit", "1")) == 1
     assert seen(shell, "tag.feature=search", "--since", "5m", count=3)
     assert shell.ok("calls", "--json", "--until", "1h") == ""
-    assert "chat" in shell.ok("calls", "tag.feature=search")
+    assert "hello" in shell.ok("calls", "tag.feature=search")
     assert shell.ok("calls", "team=nobody") == "nothing yet\n"
 
 
@@ -142,7 +142,7 @@ def test_what_callers_wrote_does_not_speak_to_the_terminal(served: Served) -> No
     odd = "[red]\u001b[31m[/nonsense]"
     httpx.post(
         f"{server.url}/v1/chat/completions",
-        json={"model": "chat", "messages": [{"role": "user", "content": "x"}], "user": odd},
+        json={"model": "hello", "messages": [{"role": "user", "content": "x"}], "user": odd},
         headers={"authorization": f"Bearer {KEY}", "x-mainstay-tags": "odd=1"},
         trust_env=False,
     )
@@ -152,7 +152,8 @@ def test_what_callers_wrote_does_not_speak_to_the_terminal(served: Served) -> No
 
 def test_prices(served: Served, tmp_path: Path) -> None:
     _, shell = served
-    listed = json.loads(shell.ok("prices", "list", "--json").splitlines()[0])
+    found = [json.loads(line) for line in shell.ok("prices", "list", "--json").splitlines()]
+    (listed,) = [one for one in found if one["name"] == "hello"]
     assert listed["price"]["input"] == "1"
     assert listed["price_source"] == "bundle"
     assert "input 1" in shell.ok("prices", "list")
