@@ -236,6 +236,7 @@ def events(raw: bytes) -> list[tuple[str, str]]:
 
 def _openai_stream(answer: Answer, found: list[tuple[str, str]]) -> None:
     finished: dict[int, str] = {}
+    said: dict[int, list[str]] = {}
     for i, (_, data) in enumerate(found):
         assert not answer.ended, "something after [DONE]"
         assert answer.error is None, f"something after an error: {found[i:]}"
@@ -251,7 +252,7 @@ def _openai_stream(answer: Answer, found: list[tuple[str, str]]) -> None:
             index, delta = choice["index"], choice.get("delta") or {}
             if delta.get("content"):
                 assert index not in finished, "content after its finish"
-                answer.texts[index] = answer.texts.get(index, "") + delta["content"]
+                said.setdefault(index, []).append(delta["content"])
             for tool in delta.get("tool_calls") or ():
                 key = (index, tool["index"])
                 name, arguments = answer.tools.get(key, ("", ""))
@@ -264,6 +265,7 @@ def _openai_stream(answer: Answer, found: list[tuple[str, str]]) -> None:
             if choice.get("finish_reason"):
                 assert index not in finished, "two finishes"
                 finished[index] = choice["finish_reason"]
+    answer.texts = {index: "".join(words) for index, words in said.items()}
     answer.finish = finished.get(0)
     if answer.ended:
         assert finished, "ended without a finish"
