@@ -58,6 +58,14 @@ def _key(pepper: str) -> bytes:
     return key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(key).digest()
 
 
+def secret(headers: Mapping[str, str]) -> str:
+    """The secret that the request shows; empty where it shows none."""
+    shown = headers.get("authorization", "")
+    if shown[:7].lower() == "bearer ":
+        return shown[7:].strip()
+    return headers.get("x-api-key", "").strip() or headers.get("api-key", "").strip()
+
+
 class KeyRing(Generic[E]):
     """Finds what a secret opens. Immutable: a new Snapshot makes a new one.
 

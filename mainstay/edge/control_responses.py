@@ -9,7 +9,7 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from mainstay.core.errors import Invalid
-from mainstay.edge.stored_responses import PATH
+from mainstay.edge.passing import RESPONSES
 
 if TYPE_CHECKING:
     from mainstay.control import Control
@@ -62,10 +62,10 @@ def add(routes: Routes, control: Control) -> None:
         await control.responses.delete(team, id)
         return _json(b"{}")
 
-    routes.add("GET", PATH, "internal", response, include_in_schema=False)
-    routes.add("GET", f"{PATH}/history", "internal", history, include_in_schema=False)
-    routes.add("GET", f"{PATH}/input_items", "internal", input_items, include_in_schema=False)
-    routes.add("DELETE", PATH, "internal", delete, include_in_schema=False)
+    routes.add("GET", RESPONSES, "internal", response, include_in_schema=False)
+    routes.add("GET", f"{RESPONSES}/history", "internal", history, include_in_schema=False)
+    routes.add("GET", f"{RESPONSES}/input_items", "internal", input_items, include_in_schema=False)
+    routes.add("DELETE", RESPONSES, "internal", delete, include_in_schema=False)
 
 
 def _json(body: bytes) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+from mainstay.access.authenticate import secret
 from mainstay.core.errors import Invalid, MainstayError, NotFound, TooLarge, Unauthenticated, Unavailable
 from mainstay.edge.http import Exchange
 from mainstay.edge.http_limits import Reject
@@ -16,7 +17,6 @@ from mainstay.edge.responses_socket import ResponsesSockets, asks_for_upgrade
 from mainstay.edge.socket_connection import PATH
 from mainstay.edge.status import retry_after, status_of
 from mainstay.edge.stored_responses import ResponsesApi
-from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.routed import Routed
 

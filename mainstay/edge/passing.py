@@ -12,6 +12,9 @@ import httptools
 from mainstay.core.errors import Unavailable
 from mainstay.edge.http import Exchange
 
+RESPONSES = "/internal/v1/responses"
+"""Where control answers about stored responses, on the socket that only this installation's own processes can open."""
+
 _DROPPED = frozenset(
     (
         "connection",

@@ -8,8 +8,8 @@ from typing import Literal
 
 from fastapi import Request
 
+from mainstay.access.authenticate import secret
 from mainstay.core.errors import Forbidden, NotFound, Unauthenticated
-from mainstay.gateway.identify import secret
 
 Permission = Literal[
     "public",  # anybody, without a key

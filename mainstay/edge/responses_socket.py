@@ -6,13 +6,13 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 
+from mainstay.access.authenticate import secret
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, MainstayError, Unauthenticated, Unavailable
 from mainstay.edge.http import Exchange
 from mainstay.edge.model_api import ModelApi
 from mainstay.edge.socket_connection import SocketConnection, SocketLimits
 from mainstay.edge.status import status_of
-from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.turn import Room
 from mainstay.wire.openai_errors import write_error

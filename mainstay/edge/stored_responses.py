@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
 
+from mainstay.access.authenticate import secret
 from mainstay.core.errors import (
     Forbidden,
     Invalid,
@@ -19,15 +20,11 @@ from mainstay.core.errors import (
     Unsupported,
 )
 from mainstay.edge.http import Exchange
-from mainstay.edge.passing import ControlDoor
+from mainstay.edge.passing import RESPONSES, ControlDoor
 from mainstay.edge.status import retry_after, status_of
-from mainstay.gateway.identify import secret
 from mainstay.gateway.plan import Plan
 from mainstay.gateway.turn import Past
 from mainstay.wire.openai_errors import write_error
-
-PATH = "/internal/v1/responses"
-"""Where control answers, on the socket that only this installation's own processes can open."""
 
 _WAIT = 15.0
 _PAGING = ("after", "limit", "order")
@@ -67,9 +64,9 @@ class StoredResponses:
         return Past(tuple(found.items), found.key, found.root, (), len(body))
 
     async def ask(self, method: str, path: str, team: str, identifier: str, query: str = "") -> bytes:
-        """Control's answer about one response; ``path`` is below ``PATH``."""
+        """Control's answer about one response; ``path`` is below ``RESPONSES``."""
         asked = f"team={quote(team, safe='')}&id={quote(identifier, safe='')}" + (f"&{query}" if query else "")
-        status, _, body = await self._control.request(method, f"{PATH}{path}?{asked}", {}, b"", timeout=_WAIT)
+        status, _, body = await self._control.request(method, f"{RESPONSES}{path}?{asked}", {}, b"", timeout=_WAIT)
         if status == 200:
             return body
         try:

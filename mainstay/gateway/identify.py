@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
+from mainstay.access.authenticate import secret
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from mainstay.gateway.plan import Plan
@@ -83,14 +84,6 @@ class Identify:
         parent = headers.get("traceparent")
         if parent is not None and (found := _TRACEPARENT.match(parent)) is not None:
             call.trace, call.parent_span = found[1], found[2]
-
-
-def secret(headers: Mapping[str, str]) -> str:
-    """The secret that the request shows; empty where it shows none."""
-    shown = headers.get("authorization", "")
-    if shown[:7].lower() == "bearer ":
-        return shown[7:].strip()
-    return headers.get("x-api-key", "").strip() or headers.get("api-key", "").strip()
 
 
 def tags(value: str) -> dict[str, str]:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mainstay.access.authenticate import secret
 from mainstay.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from mainstay.gateway.identify import secret, tags
+from mainstay.gateway.identify import tags
 from tests.gateway.rig import SECRET, Done, Rig, chat_body
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
