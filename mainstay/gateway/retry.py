@@ -56,7 +56,7 @@ def pause(failure: UpstreamFailed, tries: int, rule: RetryRule, chance: float) -
     if failure.retry_after is not None:
         return min(failure.retry_after, rule.cap)
     if tries == 1 and failure.kind in ("connect", "cut", "unreadable"):
-        return chance * rule.base / 5  # a stale connection or one bad reply: no sign of overload
+        return chance * min(rule.cap, rule.base / 5)  # a stale connection or one bad reply: no sign of overload
     return chance * min(rule.cap, rule.base * 2 ** (tries - 1))
 
 
