@@ -121,6 +121,9 @@ class Link:
         units = self._purse.idle_to_give()
         if units:
             session.send(Give(units))
+        self._tell(session)
+
+    def _tell(self, session: _Session) -> None:
         gauges, breakers = self._stats()
         session.send(Stats({**gauges, **self._purse.gauges()}, breakers))
 
@@ -144,6 +147,7 @@ class Link:
                 log.exception("the snapshot %s cannot be used; the last good one stays", message.digest)
             else:
                 session.send(Loaded(message.digest))
+                self._tell(session)
             self.greeted.set()
         else:
             raise ValueError(f"control may not send {type(message).__name__}")
