@@ -14,7 +14,9 @@ from mainstay.edge.control_system import samples
 from mainstay.ledger.counters import Counters
 from mainstay.registry import schema
 from mainstay.upstream.providers import PROVIDERS
+from mainstay.wire.bedrock_embeddings import COHERE, TITAN
 from mainstay.wire.dialects import dialects
+from mainstay.wire.gemini_embeddings import BATCH, PREDICT
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -151,6 +153,18 @@ def fields() -> str:
                 lines += [f"{words}:", ""]
                 lines += [f"* {', '.join(names)}{f': {note}' if note else ''}" for note, names in grouped.items()]
                 lines.append("")
+    lines += [
+        "## Embeddings",
+        "",
+        "Of OpenAI's embeddings request, toward a target that makes embeddings in another format.",
+        "",
+    ]
+    embedders = (BATCH, PREDICT, TITAN, COHERE)
+    names = dict.fromkeys(name for embedder in embedders for name in embedder.fields)
+    lines += _table(
+        ("field", *(embedder.title for embedder in embedders)),
+        ((f"`{name}`", *(str(embedder.fields[name]) for embedder in embedders)) for name in names),
+    )
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote
@@ -11,11 +11,10 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import Unsupported, UpstreamFailed
 from mainstay.core.event import End, Event, Frame, Opaque, Start, UsageSeen
 from mainstay.core.model import ModelFacts
-from mainstay.core.usage import Usage
 from mainstay.upstream.ask import Ask
 from mainstay.upstream.http import Origin, Pool, Upstream
 from mainstay.upstream.http_heads import head, with_callers
-from mainstay.upstream.http_translated import TRANSLATED, translated
+from mainstay.upstream.http_translated import TRANSLATED, Reads, translated
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect, Reader
 
@@ -86,13 +85,13 @@ class HttpTarget:
 
     async def ask(self, ask: Ask, model: str, facts: ModelFacts) -> HttpSource:
         """Put the question; returns when the reply's head is there."""
-        read: Callable[[bytes], tuple[bytes, Usage]] | None = None
+        read: Reads | None = None
         other = None
         if ask.operation in TRANSLATED:
             other = translated(ask, self._dialect, model, self._with_own(facts), self._vertex)
         if other is not None:
-            dialect, same, withhold, operation = self._dialect, False, False, ask.operation
-            body, read = other
+            dialect, same, withhold = self._dialect, False, False
+            body, operation, read = other
         else:
             dialect, same, body, withhold = self._written(ask, model, facts)
             operation = ask.operation if dialect.name == ask.dialect.name else _OPERATION[dialect.name]
@@ -234,7 +233,7 @@ class HttpSource:
         raw: bool,
         withhold: bool,
         clock: Clock,
-        read: Callable[[bytes], tuple[bytes, Usage]] | None = None,
+        read: Reads | None = None,
     ) -> None:
         self.dialect, self.raw = dialect, raw
         self.stream = ask.peek.stream
@@ -248,6 +247,7 @@ class HttpSource:
         self._begun = False
         self._upstream, self._ask, self._withhold, self._clock = upstream, ask, withhold, clock
         self._translated = read
+        self._heard: Mapping[str, str] = {}
         self._reader: Reader | None = None
         self._finished = False
         self._content = False
@@ -259,7 +259,7 @@ class HttpSource:
         upstream.deadline = min(self._clock.monotonic() + first, ask.deadline)
         upstream.phase = "first_token" if self.stream else "plain"
         status, headers = await upstream.head()
-        self.status = status
+        self.status, self._heard = status, headers
         for name in _REQUEST_IDS:
             if name in headers:
                 self.request_id = headers[name]
@@ -369,7 +369,7 @@ class HttpSource:
         body = first if pieces is None else b"".join(pieces)
         self._finished = self.done = True
         if self._translated is not None:
-            body, usage = self._translated(body)
+            body, usage = self._translated(body, self._heard)
             self.raw, self.content_type = True, "application/json"  # it is the caller's format now
             return [Frame(body, (UsageSeen(usage), End()))]
         if self.stream:  # it was asked for a stream and answered plainly: its events are the stream

@@ -58,6 +58,8 @@ class Bedrock:
             return f"/model/{quote(model, safe='-._~')}/{'converse-stream' if stream else 'converse'}"
         if operation == "count_tokens":
             return f"/model/{quote(model, safe='-._~')}/count-tokens"
+        if operation == "embeddings":
+            return f"/model/{quote(model, safe='-._~')}/invoke"
         raise Unsupported(f"{operation} does not exist in Bedrock's format; use another target", field="model")
 
     def rewrite(self, operation: str, body: bytes, peek: Peek, model: str, ask_usage: bool) -> bytes:

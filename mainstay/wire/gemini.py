@@ -24,6 +24,8 @@ _METHODS = {
     "messages": "generateContent",
     "count_tokens": "countTokens",
     "embeddings": "batchEmbedContents",
+    "embeddings.predict": "predict",
+    "embeddings.content": "embedContent",
 }
 
 

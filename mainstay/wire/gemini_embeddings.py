@@ -1,22 +1,33 @@
-"""OpenAI's embeddings request and reply, put to Gemini's batchEmbedContents and read from it."""
+"""Embeddings of Google's models: batchEmbedContents of the Gemini API, predict and embedContent of Vertex AI.
+
+Vertex AI serves its text-embedding models and gemini-embedding-001 by ``predict``, every later Gemini embedding model by
+``embedContent`` alone, which takes one text (its reference of ``projects.locations.publishers.models``; the choice is the
+one that Google's own SDK makes).
+"""
 
 from __future__ import annotations
 
-import base64
-import struct
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from mainstay.core.errors import Invalid, Unsupported, UpstreamFailed
-from mainstay.core.usage import Usage
-from mainstay.wire.dialect import Written
-from mainstay.wire.json_shape import as_list, decode_object
+from mainstay.wire.dialect import Fate
+from mainstay.wire.embeddings import Asked, Embedder, Vectors, one_text
 
-_KNOWN = frozenset(("model", "input", "dimensions", "encoding_format", "user"))
+FIELDS: dict[str, Fate] = {
+    "model": "mapped",
+    "input": "mapped",
+    "dimensions": "mapped",
+    "encoding_format": "mapped",
+    "task_type": "mapped",
+    "input_type": "refused",
+    "user": "hint",
+}
+"""What becomes of each field of an OpenAI request at every one of Google's endpoints."""
 
 
-class _Embedding(msgspec.Struct):
+class _Values(msgspec.Struct):
     values: list[float]
 
 
@@ -24,82 +35,102 @@ class _UsageMetadata(msgspec.Struct, rename="camel"):
     prompt_token_count: int | None = None
 
 
-class _Reply(msgspec.Struct, rename="camel"):
-    embeddings: list[_Embedding]
+class _Batch(msgspec.Struct, rename="camel"):
+    embeddings: list[_Values]
     usage_metadata: _UsageMetadata | None = None
 
 
-_decoder = msgspec.json.Decoder(_Reply)
+class _One(msgspec.Struct, rename="camel"):
+    embedding: _Values
+    usage_metadata: _UsageMetadata | None = None
 
 
-def write_embeddings(body: bytes, model: str) -> Written:
-    """An OpenAI embeddings request as a batchEmbedContents body. Raises ``Invalid`` or ``Unsupported`` naming the field."""
-    request = decode_object(body)
-    for name in request:
-        if name not in _KNOWN:
-            raise Unsupported(f"{name} cannot be said to Gemini; leave it out", field=name)
-    _encoding(request)
+class _Statistics(msgspec.Struct):
+    token_count: float | None = None
+
+
+class _Embeddings(msgspec.Struct):
+    values: list[float]
+    statistics: _Statistics | None = None
+
+
+class _Prediction(msgspec.Struct):
+    embeddings: _Embeddings
+
+
+class _Predictions(msgspec.Struct):
+    predictions: list[_Prediction]
+
+
+_batch = msgspec.json.Decoder(_Batch)
+_one = msgspec.json.Decoder(_One)
+_predictions = msgspec.json.Decoder(_Predictions)
+
+
+def _write_batch(asked: Asked, model: str) -> bytes:
     named = model if "/" in model else f"models/{model}"
-    size = request.get("dimensions")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise Invalid("dimensions must be a whole number from 1", field="dimensions")
-    entries: list[dict[str, Any]] = []
-    for text in _texts(request):
-        entry: dict[str, Any] = {"model": named, "content": {"parts": [{"text": text}]}}
-        if size is not None:
-            entry["outputDimensionality"] = size
-        entries.append(entry)
-    return Written(msgspec.json.encode({"requests": entries}), ("user",) if "user" in request else ())
+    entries = [{"model": named, **_content(text), **_options(asked)} for text in asked.texts]
+    return msgspec.json.encode({"requests": entries})
 
 
-def read_embeddings(reply: bytes, request: bytes, model: str) -> tuple[bytes, Usage]:
-    """The OpenAI reply to the OpenAI ``request`` that Gemini's ``reply`` makes, and its usage.
-
-    Where Gemini reports no usage, it is estimated from the texts (four bytes a token) and marked so.
-    Raises ``UpstreamFailed(unreadable)`` for a reply that is none, or that lacks a vector.
-    """
-    asked = decode_object(request)
-    texts = _texts(asked)
-    try:
-        read = _decoder.decode(reply)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UpstreamFailed("unreadable", f"the provider's reply holds no embeddings: {error}") from None
-    if len(read.embeddings) != len(texts):
-        raise UpstreamFailed("unreadable", f"the provider sent {len(read.embeddings)} vectors for {len(texts)} texts")
-    counted = read.usage_metadata.prompt_token_count if read.usage_metadata is not None else None
-    if counted is None:
-        usage = Usage(input=sum(-(-len(text.encode()) // 4) for text in texts), estimated=True)
-    else:
-        usage = Usage(input=max(counted, 0))
-    as_base64 = _encoding(asked) == "base64"
-    data = [
-        {"object": "embedding", "index": index, "embedding": _packed(entry.values) if as_base64 else entry.values}
-        for index, entry in enumerate(read.embeddings)
-    ]
-    tokens = {"prompt_tokens": usage.input, "total_tokens": usage.input}
-    return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": tokens}), usage
+def _read_batch(reply: bytes, headers: Mapping[str, str]) -> Vectors:
+    read = _batch.decode(reply)
+    return Vectors([entry.values for entry in read.embeddings], _counted(read.usage_metadata))
 
 
-def _packed(values: list[float]) -> str:
-    """Little-endian 32-bit floats in base64, as OpenAI's ``encoding_format: base64``."""
-    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+def _write_one(asked: Asked, model: str) -> bytes:
+    text = one_text(asked, f"{model} on Vertex AI")
+    return msgspec.json.encode({**_content(text), **_options(asked), "autoTruncate": False})
 
 
-def _encoding(request: dict[str, Any]) -> str:
-    encoding = request.get("encoding_format") or "float"
-    if encoding not in ("float", "base64"):
-        raise Invalid("encoding_format must be float or base64", field="encoding_format")
-    return encoding
+def _read_one(reply: bytes, headers: Mapping[str, str]) -> Vectors:
+    read = _one.decode(reply)
+    return Vectors([read.embedding.values], _counted(read.usage_metadata))
 
 
-def _texts(request: dict[str, Any]) -> list[str]:
-    given: Any = request.get("input")
-    texts: list[Any] = [given] if isinstance(given, str) else as_list(given, "input")
-    if not texts:
-        raise Invalid("input must be a text or a list of texts", field="input")
-    for text in texts:
-        if isinstance(text, int | list):
-            raise Unsupported("Gemini takes texts, not tokens; send the text itself", field="input")
-        if not isinstance(text, str) or not text:
-            raise Invalid("input must be a text or a list of texts, none of them empty", field="input")
-    return texts
+def _write_predict(asked: Asked, model: str) -> bytes:
+    task = {} if asked.task_type is None else {"task_type": asked.task_type}
+    # Left alone, it cuts a text that is too long and says nothing; OpenAI's API refuses one, and so does this.
+    parameters: dict[str, Any] = {"autoTruncate": False}
+    if asked.dimensions is not None:
+        parameters["outputDimensionality"] = asked.dimensions
+    return msgspec.json.encode(
+        {"instances": [{"content": text, **task} for text in asked.texts], "parameters": parameters}
+    )
+
+
+def _read_predict(reply: bytes, headers: Mapping[str, str]) -> Vectors:
+    made = [one.embeddings for one in _predictions.decode(reply).predictions]
+    counts = [one.statistics.token_count for one in made if one.statistics is not None]
+    told = [count for count in counts if count is not None]
+    return Vectors([one.values for one in made], int(sum(told)) if len(told) == len(made) else None)
+
+
+def _content(text: str) -> dict[str, Any]:
+    return {"content": {"parts": [{"text": text}]}}
+
+
+def _options(asked: Asked) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if asked.dimensions is not None:
+        options["outputDimensionality"] = asked.dimensions
+    if asked.task_type is not None:
+        options["taskType"] = asked.task_type
+    return options
+
+
+def _counted(usage: _UsageMetadata | None) -> int | None:
+    return usage.prompt_token_count if usage is not None else None
+
+
+BATCH = Embedder("Gemini", "embeddings", FIELDS, _write_batch, _read_batch)
+PREDICT = Embedder("Vertex AI", "embeddings.predict", FIELDS, _write_predict, _read_predict)
+EMBED_CONTENT = Embedder("Vertex AI", "embeddings.content", FIELDS, _write_one, _read_one)
+
+
+def embedder(model: str, vertex: bool) -> Embedder:
+    """How ``model`` is asked, at Vertex AI or at the Gemini API."""
+    if not vertex:
+        return BATCH
+    bare = model.rpartition("/")[2].lower()
+    return EMBED_CONTENT if "gemini" in bare and bare != "gemini-embedding-001" else PREDICT

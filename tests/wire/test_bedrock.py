@@ -257,8 +257,9 @@ def test_paths() -> None:
     assert BEDROCK.path("chat", arn, False) == f"/model/{quoted}/converse"
     assert BEDROCK.path("messages", "amazon.nova-pro-v1:0", True) == "/model/amazon.nova-pro-v1%3A0/converse-stream"
     assert BEDROCK.path("count_tokens", "x", False) == "/model/x/count-tokens"
+    assert BEDROCK.path("embeddings", "x", False) == "/model/x/invoke"
     with pytest.raises(Unsupported):
-        BEDROCK.path("embeddings", "x", False)
+        BEDROCK.path("images.generations", "x", False)
 
 
 def test_callers_cannot_speak_it() -> None:
