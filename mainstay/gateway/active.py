@@ -76,6 +76,9 @@ class Active:
             raise
         finally:
             self._call.upstream_seconds += self._clock.monotonic() - before
+            if ask.repeated and ask.repeated == self.target.upstream_model:
+                ask.repeated = ""
+                self._call.why.append(f"{self.target.name}:reconnected")
         self.attempt.status = self.source.status
         self.attempt.request_id = self.source.request_id
 

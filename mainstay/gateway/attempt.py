@@ -82,7 +82,7 @@ class Search:
     def __init__(self, call: Routed, clock: Clock, chance: Callable[[], float], sleep: Sleep) -> None:
         self.call, self.clock = call, clock
         self._chance, self._sleep = chance, sleep
-        self.pace = Pace()
+        self.pace = call.ask.pace = Pace()
         self.last: MainstayError | None = None
         self._hedge: Target | None = None  # the target that was asked beside another
         self._limited = False  # a provider said 429: from then on the pace is kept
@@ -157,8 +157,9 @@ class Search:
                 self.last = self.last or error
                 return None
             except Unavailable as error:
-                self.call.why.append(f"{target.name}:busy")
-                self.last = error
+                used = error.code == "attempts_used"
+                self.call.why.append(f"{target.name}:no attempt left" if used else f"{target.name}:busy")
+                self.last = (self.last or error) if used else error
                 return None
 
     def _after(self, failure: UpstreamFailed, target: Target, tries: int, others: bool) -> str:
@@ -196,10 +197,8 @@ class Search:
     async def attempt(self, target: Target, ask: Ask | None = None) -> tuple[Active, list[Frame]]:
         """One attempt, up to its first content. Raises ``UpstreamFailed``, ``Unsupported``, ``Invalid``, ``Unavailable``."""
         call = self.call
-        if self._limited:
-            wait = self.pace.wait(self.clock.monotonic())
-            if wait:
-                await self._pause(wait)
+        while self._limited and (wait := self.pace.wait(self.clock.monotonic())):
+            await self._pause(wait)  # again, if somebody asked beside it has taken the turn
         if not covered(target, call):
             raise Unavailable("what is held of the budget does not cover another attempt", code="budget_held")
         health = target.health
@@ -211,6 +210,10 @@ class Search:
         except BaseException:
             health.provider_gate.leave()
             raise
+        if self.pace.count >= MOST_ATTEMPTS:  # whoever is asked beside it was quicker
+            health.gate.leave()
+            health.provider_gate.leave()
+            raise Unavailable("the call has made all the attempts that it may", code="attempts_used")
         self.pace.attempted(self.clock.monotonic())
         active = Active(call, target, self.clock)
         call.running = (*call.running, active)

@@ -10,9 +10,9 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import FailureKind, UpstreamFailed
 
 MOST_ATTEMPTS = 6
-"""Attempts of one call in all, whatever its route says."""
+"""Requests that providers may see of one call in all, whatever its route says."""
 BURST, BURST_SECONDS = 4, 3.0
-"""While providers answer 429: at most so many attempts of one call within so many seconds."""
+"""While providers answer 429: at most so many requests of one call within so many seconds."""
 
 Next = Literal["same", "next", "final"]
 
@@ -91,12 +91,16 @@ class RetryBudget:
 
 
 class Pace:
-    """Keeps the attempts of one call within ``BURST`` in ``BURST_SECONDS`` while providers say 429."""
+    """Counts the requests of one call: its attempts, and the one that may be repeated over a new connection.
 
-    __slots__ = ("_times",)
+    Keeps them within ``BURST`` in ``BURST_SECONDS`` while providers say 429.
+    """
+
+    __slots__ = ("_times", "repeated")
 
     def __init__(self) -> None:
         self._times: list[float] = []
+        self.repeated = False
 
     def attempted(self, now: float) -> None:
         """An attempt is made."""
@@ -104,8 +108,17 @@ class Pace:
 
     @property
     def count(self) -> int:
-        """Attempts so far."""
+        """Requests so far."""
         return len(self._times)
+
+    def repeats(self, now: float) -> bool:
+        """Whether the request of an attempt may be repeated, its kept connection having been dead: once per call, and
+        within all bounds. If so it is counted."""
+        if self.repeated or len(self._times) >= MOST_ATTEMPTS or self.wait(now) > 0.0:
+            return False
+        self.repeated = True
+        self._times.append(now)
+        return True
 
     def wait(self, now: float) -> float:
         """Seconds until the next attempt is within the pace."""

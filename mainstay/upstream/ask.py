@@ -24,6 +24,17 @@ class Phases:
     total: float = 600.0
 
 
+class Repeats(Protocol):
+    """Says whether a request may be put on the wire once more for one and the same attempt."""
+
+    repeated: bool
+    """One has been: a kept connection was dead, so that from then on none is trusted."""
+
+    def repeats(self, now: float) -> bool:
+        """Whether it may be done at ``now`` on the monotonic clock; if so it is counted."""
+        ...
+
+
 class Ask:
     """One caller's request, ready to be put to any target; what translation needs is made once, when first needed."""
 
@@ -35,10 +46,12 @@ class Ask:
         "dropped",
         "headers",
         "operation",
+        "pace",
         "peek",
         "phases",
         "prefilled",
         "prompt_cache",
+        "repeated",
         "sent",
     )
 
@@ -68,6 +81,10 @@ class Ask:
         """The canonical request says more than the body, so that no target may be given the body itself."""
         self.sent = 0
         """How many targets it has been put to; what was not put to anybody costs nothing."""
+        self.pace: Repeats | None = None
+        """The bounds of the call's requests; without it each exchange may repeat its own once."""
+        self.repeated = ""
+        """The model whose request has just been repeated over a new connection; for whoever tells of it."""
         self._request: Request | None = None
 
     def request(self) -> Request:
@@ -103,6 +120,7 @@ class Ask:
         )
         other._request = replace(request, messages=(*request.messages, prefilled))
         other.dropped = self.dropped
+        other.pace = self.pace
         other.prefilled = True
         return other
 

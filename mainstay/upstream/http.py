@@ -82,11 +82,13 @@ class Pool:
         *,
         connect_timeout: float,
         max_body: int | None = None,
+        fresh: bool = False,
     ) -> Upstream:
         """Send one request; its reply is read from the ``Upstream``, which must be released.
 
         ``headers`` are whole lines, Host (``origin.authority``) among them and Content-Length not; make them with
-        ``header_lines``. ``connect_timeout`` is in seconds; ``max_body`` bounds the reply's body, unpacked, in bytes.
+        ``header_lines``. ``connect_timeout`` is in seconds; ``max_body`` bounds the reply's body, unpacked, in bytes;
+        ``fresh``: over a new connection, not one that was kept.
         Raises ``UpstreamFailed`` (connect, or timeout while connecting), nothing having been sent.
         """
         if method not in _METHODS or not target.isascii() or not target.isprintable() or " " in target:
@@ -103,13 +105,10 @@ class Pool:
             )
         else:
             request = b"GET %b HTTP/1.1\r\n%b\r\n" % (target.encode(), headers)
-        shelf = self._shelves.get(origin)
-        if shelf is None:
-            shelf = self._shelves[origin] = Shelf(origin)
-        upstream = Upstream(request, max_body, self, shelf, connect_timeout)
-        connection = self._kept(shelf)
+        upstream = Upstream(request, max_body, self, origin, connect_timeout)
+        connection = None if fresh else self._kept(self._shelf(origin))
         if connection is None:
-            connection = await self._fresh(shelf, connect_timeout)
+            connection = await self._opened(origin, connect_timeout, fresh)
         self._busy.add(connection)
         connection.send(upstream)
         return upstream
@@ -143,6 +142,12 @@ class Pool:
 
     # ------------------------------------------------------------------ connections
 
+    def _shelf(self, origin: Origin) -> Shelf:
+        shelf = self._shelves.get(origin)
+        if shelf is None:
+            shelf = self._shelves[origin] = Shelf(origin)
+        return shelf
+
     def _kept(self, shelf: Shelf) -> HttpConnection | None:
         idle = shelf.idle
         while idle:
@@ -152,44 +157,59 @@ class Pool:
             connection.abort()
         return None
 
-    async def _fresh(self, shelf: Shelf, timeout: float) -> HttpConnection:
+    async def _opened(self, origin: Origin, timeout: float, fresh: bool) -> HttpConnection:
+        """A new connection. Where there may be no more of them: the next one that is given back, or in its place a
+        ``fresh`` one."""
         if self._closed:
             raise UpstreamFailed("connect", "the client is closed", sent=False)
         if self._ticker is None:
-            self._tick()
+            self._now = self._clock.monotonic()
+            self._ticker = asyncio.get_running_loop().call_later(self._limits.tick, self._tick)
         try:
             async with asyncio.timeout(max(timeout, 0.0)):
-                while shelf.open >= self._limits.connections:
+                # The shelf is looked up after each wait: one on which nothing is left is swept up.
+                while (shelf := self._shelf(origin)).open >= self._limits.connections:
+                    if fresh and shelf.idle:
+                        shelf.idle.pop(0).abort()  # its place is free in a moment
                     await self._wait_for_place(shelf)
-                    connection = self._kept(shelf)
-                    if connection is not None:
-                        return connection
-                shelf.open += 1
-                try:
-                    connection = await self._dialer.dial(shelf.origin, lambda: HttpConnection(self, shelf), timeout)
-                    if not connection.open:
-                        why = f"{shelf.origin.host} closed the connection at once"
-                        raise UpstreamFailed("connect", why, sent=False)
-                except BaseException:
-                    self._freed(shelf)
-                    raise
-                connection.adopted = True
-                return connection
+                    if not fresh and (kept := self._kept(shelf)) is not None:
+                        return kept
+                return await self._dialled(shelf, timeout)
         except TimeoutError:
-            raise UpstreamFailed(
-                "timeout", f"no connection to {shelf.origin.host} in time (phase: connect)", sent=False
-            ) from None
+            why = f"no connection to {origin.host} in time (phase: connect)"
+            raise UpstreamFailed("timeout", why, sent=False) from None
 
-    async def renew(self, upstream: Upstream, shelf: Shelf, timeout: float) -> None:
+    async def _dialled(self, shelf: Shelf, timeout: float) -> HttpConnection:
+        shelf.open += 1
+        try:
+            connection = await self._dialer.dial(shelf.origin, lambda: HttpConnection(self, shelf), timeout)
+            if not connection.open:
+                raise UpstreamFailed("connect", f"{shelf.origin.host} closed the connection at once", sent=False)
+        except BaseException:
+            self._freed(shelf)
+            raise
+        connection.adopted = True
+        return connection
+
+    async def renew(self, upstream: Upstream, origin: Origin, timeout: float) -> None:
         """For the exchange: send its request once more, its kept connection having been closed by the other side."""
         left = upstream.deadline - self._clock.monotonic()
         try:
-            connection = await self._fresh(shelf, min(timeout, left))
+            connection = await self._opened(origin, min(timeout, left), True)
         except UpstreamFailed as error:
             error.sent = True  # over the connection that was closed, perhaps
             raise
         self._busy.add(connection)
         connection.send(upstream)
+
+    def found_dead(self, connection: HttpConnection, shelf: Shelf) -> None:
+        """For the connection: it was kept, and has turned out to be dead. What has not been heard of since before it
+        was last is not to be trusted either: a provider that restarts, or is far away behind a firewall that forgets,
+        loses all its connections at once, and each would cost somebody a request."""
+        suspects = [one for one in shelf.idle if one.idle_since <= connection.idle_since]
+        shelf.idle = [one for one in shelf.idle if one.idle_since > connection.idle_since]
+        for one in suspects:
+            one.abort()
 
     async def _wait_for_place(self, shelf: Shelf) -> None:
         if len(shelf.waiting) >= self._limits.waiting:
@@ -244,8 +264,6 @@ class Pool:
     # ------------------------------------------------------------------ time
 
     def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._ticker = loop.call_later(self._limits.tick, self._tick)
         now = self._now = self._clock.monotonic()
         overdue = [upstream for one in self._busy if (upstream := one.upstream) is not None and upstream.overdue(now)]
         for upstream in overdue:
@@ -253,14 +271,17 @@ class Pool:
         self._ticks += 1
         if self._ticks % 20 == 0:
             self._reap(now)
+        # A process without connections is left to sleep; the next one that is opened starts the ticker again.
+        busy = bool(self._shelves)
+        self._ticker = asyncio.get_running_loop().call_later(self._limits.tick, self._tick) if busy else None
 
     def _reap(self, now: float) -> None:
         for origin, shelf in list(self._shelves.items()):
-            kept = [connection for connection in shelf.idle if now - connection.idle_since < self._limits.idle]
-            if len(kept) != len(shelf.idle):
-                old = [connection for connection in shelf.idle if connection not in kept]
-                shelf.idle = kept
+            oldest = now - self._limits.idle
+            old = [connection for connection in shelf.idle if connection.idle_since <= oldest]
+            if old:
+                shelf.idle = [connection for connection in shelf.idle if connection.idle_since > oldest]
                 for connection in old:
                     connection.abort()
             if not shelf.open and not shelf.waiting:
-                del self._shelves[origin]
+                self._shelves.pop(origin)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mainstay.core.errors import UpstreamFailed
 from mainstay.upstream.http_coding import Unpacker, unpacker
 
 if TYPE_CHECKING:
-    from mainstay.upstream.http import Pool, Shelf
+    from mainstay.upstream.egress import Origin
+    from mainstay.upstream.http import Pool
     from mainstay.upstream.http_connection import HttpConnection
 
 UNREAD_BYTES = 256 * 1024
@@ -28,10 +30,9 @@ class Upstream:
         "_connect_timeout",
         "_connection",
         "_error",
+        "_origin",
         "_pieces",
         "_pool",
-        "_renewed",
-        "_shelf",
         "_stale",
         "_unpacker",
         "_unread",
@@ -47,7 +48,9 @@ class Upstream:
         "status",
     )
 
-    def __init__(self, request: bytes, max_body: int | None, pool: Pool, shelf: Shelf, connect_timeout: float) -> None:
+    def __init__(
+        self, request: bytes, max_body: int | None, pool: Pool, origin: Origin, connect_timeout: float
+    ) -> None:
         self.request = request
         self.max_body = max_body  # bytes, unpacked; None: no limit, for streams that are read and passed on
         self.deadline = math.inf  # monotonic seconds
@@ -61,12 +64,11 @@ class Upstream:
         self._unread = 0
         self._unpacker: Unpacker | None = None
         self._whole = False
-        self._renewed = False
         self._stale = False  # a kept connection was closed before any byte of the reply
         self._error: UpstreamFailed | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._pool: Pool = pool
-        self._shelf: Shelf = shelf
+        self._origin = origin
         self._connect_timeout = connect_timeout
 
     @property
@@ -74,14 +76,21 @@ class Upstream:
         """The body is whole and has been read: ``read`` would give ``b""`` at once."""
         return self._whole and not self._pieces and self._unpacker is None
 
-    async def head(self) -> tuple[int, dict[str, str]]:
-        """Status and headers, names in lower case. Raises ``UpstreamFailed``."""
+    async def head(self, may_repeat: Callable[[], bool] | None = None) -> tuple[int, dict[str, str]]:
+        """Status and headers, names in lower case. Raises ``UpstreamFailed``.
+
+        Where the connection had been kept and turns out to be dead before any byte of a reply, the request is sent
+        once more over a new one, if ``may_repeat``, which is asked once and at that moment.
+        """
         while not self.status:
             if self._error is not None:
                 raise self._error
             if self._stale:
-                self._stale, self._renewed = False, True
-                await self._pool.renew(self, self._shelf, self._connect_timeout)
+                self._stale = False
+                if may_repeat is None or may_repeat():
+                    await self._pool.renew(self, self._origin, self._connect_timeout)
+                else:
+                    self.fail(UpstreamFailed("connect", "the provider closed a kept connection before replying"))
             else:
                 await self._wait()
         return self.status, self.headers
@@ -204,12 +213,9 @@ class Upstream:
         self._whole = True
 
     def lost_before_reply(self) -> None:
-        """The kept connection turned out to be closed: it will be asked once more on a fresh one."""
-        if self._renewed:
-            self.fail(UpstreamFailed("connect", "the provider closed the connection before replying"))
-        else:
-            self._stale = True
-            self.wake()
+        """The kept connection turned out to be dead, and nothing of a reply had come: it may be asked on a new one."""
+        self._stale = True
+        self.wake()
 
     def fail(self, error: UpstreamFailed) -> None:
         """The exchange has failed; what has come can still be read."""

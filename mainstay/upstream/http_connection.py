@@ -154,6 +154,7 @@ class HttpConnection(asyncio.Protocol):
             if self._head_size:
                 upstream.fail(UpstreamFailed("cut", "the provider's reply stopped within its head"))
             elif self.used:
+                self._pool.found_dead(self, self._shelf)
                 upstream.lost_before_reply()
             else:
                 upstream.fail(UpstreamFailed("connect", "the provider closed the connection before replying"))

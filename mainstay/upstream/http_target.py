@@ -113,6 +113,7 @@ class HttpTarget:
             body,
             connect_timeout=ask.connect_timeout(self._clock.monotonic()),
             max_body=None if stream else MAX_BODY,
+            fresh=ask.pace is not None and ask.pace.repeated,
         )
         ask.sent += 1
         source = HttpSource(upstream, ask, dialect, same, withhold, self._clock, read)
@@ -258,7 +259,7 @@ class HttpSource:
         first = ask.phases.first_token if self.stream else ask.phases.plain
         upstream.deadline = min(self._clock.monotonic() + first, ask.deadline)
         upstream.phase = "first_token" if self.stream else "plain"
-        status, headers = await upstream.head()
+        status, headers = await upstream.head(self._may_repeat)
         self.status, self._heard = status, headers
         for name in _REQUEST_IDS:
             if name in headers:
@@ -272,6 +273,13 @@ class HttpSource:
             self.headers = [(name, headers[name]) for name in _PASSED_ON if name in headers]
         if self.stream and content_type.partition(";")[0].strip().lower() in _STREAM_TYPES:
             self._reader = self.dialect.reader(ask.operation)
+
+    def _may_repeat(self) -> bool:
+        pace = self._ask.pace
+        if pace is not None and not pace.repeats(self._clock.monotonic()):
+            return False
+        self._ask.repeated = self.model
+        return True
 
     async def _refused(self, status: int, headers: Mapping[str, str]) -> None:
         body = bytearray()
