@@ -28,7 +28,7 @@ from mainstay.edge.http_exchange import header_block
 from mainstay.edge.http_head import body_length, parse_head
 from mainstay.edge.http_limits import HttpLimits
 from mainstay.gateway.active import Active
-from mainstay.ledger.record import closed, opened
+from mainstay.ledger.recording import closed, opened
 
 GC = (50_000, 20, 100)
 """The collector's thresholds in a gateway process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mainstay.core.event import Frame
@@ -26,6 +27,8 @@ class Principal:
     models: frozenset[str] | None = None  # the models and routes it may use; None: all
     admin: bool = False
 
+
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 NOBODY = Principal(key="", key_id="", team="", models=frozenset())
 """The principal of a call whose key was refused."""
@@ -50,52 +53,65 @@ class Attempt:
     rescue: Literal["continued", "regenerated"] | None = None  # this attempt completed what an earlier one began
 
 
-@dataclass
 class Call:
     """One request on its way through the pipeline; each stage fills in its part, `record` writes it down.
 
-    Not slotted: what a stage may set later has its default on the class, so that making a call costs little.
+    What a stage may set later has its default on the class, so that making a call costs little.
     """
 
-    id: str
-    at: float  # seconds since the epoch
-    started: float  # the monotonic clock, seconds
-    operation: str  # chat, responses, messages, count_tokens, embeddings, completions, images.generations …
-    dialect: str  # the caller's wire format
-    headers: Mapping[str, str]  # the request's, names in lower case
-    body: bytes
-    query: str = ""
-    attempts: list[Attempt] = field(default_factory=list[Attempt])
-    why: list[str] = field(default_factory=list[str])
-    taps: list[Callable[[list[Frame]], None]] = field(default_factory=list[Callable[[list[Frame]], None]])
-    """Called with all frames that go to the caller, in order (the cache, the content store)."""
-    peek: Any = field(init=False, default=None)  # wire.dialect.Peek: what the pipeline needs to know of the body
-    principal: Principal = field(init=False, default=NOBODY)
-    tags: Mapping[str, str] = field(init=False, default_factory=dict[str, str])
-    user: str | None = field(init=False, default=None)
-    session: str | None = field(init=False, default=None)
-    workflow: str | None = field(init=False, default=None)
-    trace: str | None = field(init=False, default=None)  # the W3C trace id, 32 hex digits
-    parent_span: str | None = field(init=False, default=None)
-    snapshot: str = field(init=False, default="")  # the digest of the Snapshot it was answered under
-    route: str | None = field(init=False, default=None)
-    stream: bool = field(init=False, default=False)
-    deadline: float | None = field(init=False, default=None)  # the monotonic time at which the call ends
+    peek: Any = None  # wire.dialect.Peek: what the pipeline needs to know of the body
+    principal: Principal = NOBODY
+    tags: Mapping[str, str] = NO_TAGS
+    user: str | None = None
+    session: str | None = None
+    workflow: str | None = None
+    trace: str | None = None  # the W3C trace id, 32 hex digits
+    parent_span: str | None = None
+    snapshot: str = ""  # the digest of the Snapshot it was answered under
+    route: str | None = None
+    stream: bool = False
+    deadline: float | None = None  # the monotonic time at which the call ends
     # what came of it
-    model: str | None = field(init=False, default=None)  # the model artifact that answered
-    provider: str | None = field(init=False, default=None)
-    cache: CacheState = field(init=False, default="off")
-    dropped: tuple[str, ...] = field(init=False, default=())
-    usage: Usage | None = field(init=False, default=None)
-    cost: Nano | None = field(init=False, default=None)
-    finish: str | None = field(init=False, default=None)
-    status: int = field(init=False, default=0)
-    outcome: Outcome = field(init=False, default="failed")
-    error: str | None = field(init=False, default=None)
-    message: str | None = field(init=False, default=None)
-    first_token: float | None = field(init=False, default=None)  # the monotonic clock, seconds
-    upstream_seconds: float = field(init=False, default=0.0)  # waiting for upstreams: all the rest is our overhead
-    reply_headers: tuple[tuple[str, str], ...] = field(init=False, default=())
+    model: str | None = None  # the model artifact that answered
+    provider: str | None = None
+    cache: CacheState = "off"
+    dropped: tuple[str, ...] = ()
+    usage: Usage | None = None
+    cost: Nano | None = None
+    finish: str | None = None
+    status: int = 0
+    outcome: Outcome = "failed"
+    error: str | None = None
+    message: str | None = None
+    first_token: float | None = None  # the monotonic clock, seconds
+    upstream_seconds: float = 0.0  # waiting for upstreams: all the rest is our overhead
+    reply_headers: tuple[tuple[str, str], ...] = ()
+
+    def __init__(
+        self,
+        id: str,
+        at: float,
+        started: float,
+        operation: str,
+        dialect: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        query: str = "",
+    ) -> None:
+        self.id = id
+        self.at = at  # seconds since the epoch
+        self.started = started  # the monotonic clock, seconds
+        self.operation = (
+            operation  # chat, responses, messages, count_tokens, embeddings, completions, images.generations …
+        )
+        self.dialect = dialect  # the caller's wire format
+        self.headers = headers  # the request's, names in lower case
+        self.body = body
+        self.query = query
+        self.attempts: list[Attempt] = []
+        self.why: list[str] = []
+        self.taps: list[Callable[[list[Frame]], None]] = []
+        """Called with all frames that go to the caller, in order (the cache, the content store)."""
 
 
 @dataclass(slots=True)

@@ -160,7 +160,7 @@ class Streaming:
         self._exchange, self._call, self._dialect = exchange, call, dialect
         self._reply: Reply | None = None
         self._raw = False
-        self._writer = None
+        self._writer: Writer | None = None
         self._tail = b""
 
     async def run(self, reply: Reply) -> None:

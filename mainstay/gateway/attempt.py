@@ -17,7 +17,7 @@ from mainstay.gateway.routed import Routed
 from mainstay.gateway.stream import Stream
 from mainstay.gateway.target import Target
 from mainstay.ledger.journal import Journal
-from mainstay.ledger.record import opened
+from mainstay.ledger.recording import opened
 from mainstay.upstream.ask import Ask
 
 Sleep = Callable[[float], Awaitable[None]]

@@ -59,9 +59,9 @@ class Running:
         except BaseException as error:
             self._leave(error)
             raise
-        error = MainstayError("no stage answered the call")
-        self._leave(error)
-        raise error
+        nobody = MainstayError("no stage answered the call")
+        self._leave(nobody)
+        raise nobody
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

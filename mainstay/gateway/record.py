@@ -10,7 +10,7 @@ from mainstay.core.errors import MainstayError, Refused, Unavailable, UpstreamFa
 from mainstay.core.money import Nano
 from mainstay.gateway.routed import Routed
 from mainstay.ledger.journal import Journal
-from mainstay.ledger.record import closed
+from mainstay.ledger.recording import closed
 
 _PROVIDERS_WORDS = frozenset(
     (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mainstay.core.call import Call
@@ -22,53 +22,54 @@ if TYPE_CHECKING:
     from mainstay.gateway.turn import Compacting, Recent, Turn
     from mainstay.upstream.ask import Ask
 
+NO_HOLDS: Mapping[str, Hold] = MappingProxyType({})
 
-@dataclass
+
 class Routed(Call):
     """A ``Call`` inside the gateway. A stage reads what the stages before it have set."""
 
-    plan: Plan = field(init=False)
+    plan: Plan
     """The compiled Snapshot under which the call is answered, from its first stage to its last."""
-    opened_by: Opened = field(init=False)
+    opened_by: Opened
     """What the caller's key opens."""
-    to: Route = field(init=False)
-    ask: Ask = field(init=False)
-    tokens: int = field(init=False, default=0)
+    to: Route
+    ask: Ask
+    tokens: int = 0
     """The input tokens, estimated."""
-    order: Sequence[Target] = field(init=False, default=())
+    order: Sequence[Target] = ()
     """The targets to try, best first."""
-    choice: str = field(init=False, default="")
+    choice: str = ""
     """The first of them, before budgets or health made it another."""
-    branch: tuple[str, ...] = field(init=False, default=())
+    branch: tuple[str, ...] = ()
     """Which cases of the route held for this call."""
-    hold: Hold | None = field(init=False, default=None)
-    model_holds: Mapping[str, Hold] = field(init=False, default_factory=dict[str, "Hold"])
+    hold: Hold | None = None
+    model_holds: Mapping[str, Hold] = NO_HOLDS
     """Holds under budgets by model, for each target that may answer."""
-    claims: Sequence[Claim] = field(init=False, default=())
-    bound: Nano | None = field(init=False, default=None)
+    claims: Sequence[Claim] = ()
+    bound: Nano | None = None
     """The most that the call can cost; None where a price is unknown."""
-    priority: int = field(init=False, default=0)
-    keep_content: bool = field(init=False, default=False)
-    fallback: bool = field(init=False, default=False)
+    priority: int = 0
+    keep_content: bool = False
+    fallback: bool = False
     """Another target than the first choice answered, or helped."""
-    opened: bool = field(init=False, default=False)
+    opened: bool = False
     """An opening record is in the journal."""
-    running: Sequence[Active] = field(init=False, default=())
+    running: Sequence[Active] = ()
     """Every attempt that was begun."""
-    stream_of: Stream | None = field(init=False, default=None)
+    stream_of: Stream | None = None
     """What yields the reply's frames."""
-    recording: Recording | None = field(init=False, default=None)
+    recording: Recording | None = None
     """What the cache keeps of the reply while it passes."""
-    reply_type: str = field(init=False, default="application/json")
-    kept: Kept | None = field(init=False, default=None)
+    reply_type: str = "application/json"
+    kept: Kept | None = None
     """What is kept of inputs and outputs."""
-    content: str | None = field(init=False, default=None)
+    content: str | None = None
     """Where it was put."""
-    turn: Turn | Compacting | None = field(init=False, default=None)
+    turn: Turn | Compacting | None = None
     """With the Responses API: what the reply needs of the conversation, and what is kept of it."""
-    recent: Recent | None = field(init=False, default=None)
+    recent: Recent | None = None
     """The last responses on the same WebSocket connection."""
-    warm_up: bool = field(init=False, default=False)
+    warm_up: bool = False
     """No answer is wanted: what was sent is kept for later turns."""
-    refusal: MainstayError | None = field(init=False, default=None)
+    refusal: MainstayError | None = None
     """Why the call is refused, found out before its body could be read."""

@@ -12,6 +12,7 @@ from mainstay.gateway.rescue import Continuation, Regeneration
 from mainstay.gateway.retry import MOST_ATTEMPTS
 from mainstay.gateway.routed import Routed
 from mainstay.gateway.target import Target
+from mainstay.wire.dialect import Writer
 
 if TYPE_CHECKING:
     from mainstay.gateway.attempt import Search
@@ -32,7 +33,7 @@ class Stream:
         self._first: list[Frame] | None = first
         self._finished = False
         self._rescue: Continuation | Regeneration | None = None
-        self._writer = None
+        self._writer: Writer | None = None
         self._sent = active.progress
         self._raw = active.source is not None and active.source.raw
         self.reply: Reply | None = Reply(
@@ -71,7 +72,10 @@ class Stream:
                 return await self._rescued()
             frames = await self._active.next()
         except UpstreamFailed as failure:
-            return await self._save(failure)
+            saved = await self._save(failure)
+            if saved is None:
+                raise
+            return saved
         if not frames:
             self._end()
         return frames
@@ -106,8 +110,8 @@ class Stream:
             raw += self._writer.end()
         return Frame(raw, tuple(events))
 
-    async def _save(self, failure: UpstreamFailed) -> list[Frame]:
-        """Find a target that completes what was sent. Raises the original failure where there is none."""
+    async def _save(self, failure: UpstreamFailed) -> list[Frame] | None:
+        """Find a target that completes what was sent; None where there is none."""
         call, broken = self._call, self._active
         broken.failed(failure)
         call.why.append(f"{broken.target.name}:{failure.kind} in the stream")
@@ -130,10 +134,7 @@ class Stream:
                     return frames
         self._finished = True
         call.model, call.provider = broken.target.name, broken.target.provider
-        try:
-            raise failure
-        finally:
-            del failure  # an error refers to this frame: nothing here may refer to the error
+        return None
 
     def _may(self, target: Target, broken: Active) -> bool:
         """Whether the target may be asked, after what has become of the attempts so far."""

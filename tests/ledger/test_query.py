@@ -15,7 +15,8 @@ from mainstay.core.errors import Invalid
 from mainstay.ledger.engine import TooSlow
 from mainstay.ledger.filter import parse
 from mainstay.ledger.journal import Journal
-from mainstay.ledger.record import CallRecord, closed, encode
+from mainstay.ledger.record import CallRecord, encode
+from mainstay.ledger.recording import closed
 from mainstay.ledger.rows import COLUMNS, as_json, row
 from tests.ledger.cases import AT, Control, call, record
 

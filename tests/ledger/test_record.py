@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from mainstay.core.call import Attempt
 from mainstay.core.usage import Usage
-from mainstay.ledger.record import RECORD_LIMIT, closed, crashed, decode, decode_open, encode, opened
+from mainstay.ledger.record import RECORD_LIMIT, crashed, decode, decode_open, encode
+from mainstay.ledger.recording import closed, opened
 from tests.ledger.cases import POOL, call, opening, record
 
 
