@@ -1,4 +1,4 @@
-"""The command line: serve, check, apply, keys, calls, budgets, prices, import, schema, doctor, demo."""
+"""The command line: serve, check, apply, keys, calls, budgets, prices, cache, import, schema, doctor, demo."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from mainstay.cache_commands import cache
 from mainstay.client import ApiError, Client, connected
 from mainstay.core.errors import BadConfig, MainstayError
 from mainstay.settings import BadSetting, Settings, read
@@ -31,6 +32,7 @@ imports = typer.Typer(no_args_is_help=True, help="Turn another gateway's configu
 app.add_typer(keys, name="keys")
 app.add_typer(prices, name="prices")
 app.add_typer(imports, name="import")
+app.add_typer(cache, name="cache")
 
 Home = Annotated[Path | None, typer.Option("--home", help="Where everything is kept; made if absent.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, a line for each thing.")]
@@ -276,20 +278,8 @@ def calls(
         usage = one.get("usage")
         one["tokens"] = None if usage is None else usage["input"] + usage["output"]
         one["attempts"] = len(one["attempts"])
-    columns = (
-        "at",
-        "status",
-        "outcome",
-        "route",
-        "model",
-        "provider",
-        "attempts",
-        "tokens",
-        "cost_usd",
-        "duration_ms",
-        "id",
-    )
-    show(found, columns, False)
+    columns = ("at", "status", "outcome", "route", "model", "provider", "attempts", "tokens", "cost_usd")
+    show(found, (*columns, "duration_ms", "id"), False)
 
 
 def _all_calls(client: Client, filter: str, since: str | None, until: str | None, limit: int) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from mainstay.core.errors import Conflict, MainstayError, Unavailable
 from mainstay.core.ids import Ids
 from mainstay.edge.link import LinkServer
 from mainstay.edge.permissions import Caller
+from mainstay.gateway import cache_files
 from mainstay.ledger.content import ContentStore
 from mainstay.ledger.counters import Counters
 from mainstay.ledger.engine import Engine
@@ -57,7 +58,7 @@ _BODIES: Mapping[str, type[kinds.Body]] = {**KINDS, prices.KIND: PriceBook}
 ROWS: Mapping[str, tuple[str, ...]] = {kind: row.needs for kind, row in PROVIDERS.items()}
 """The kinds of provider, each with the fields that it must be given."""
 
-_HOUR = 3600.0
+_MINUTE, _HOUR = 60.0, 3600.0
 _RESPONSES_KEPT = 30 * 86400.0
 """Seconds after the last turn of a thread of stored responses, as at OpenAI."""
 
@@ -160,6 +161,7 @@ class Control:
         self._tasks.append(ingesting)
         self._tasks.append(asyncio.create_task(self.responses.run(), name="responses"))
         self._tasks.append(asyncio.create_task(self._upkeep(), name="upkeep"))
+        self._tasks.append(asyncio.create_task(self._sweep_cache(), name="cache"))
 
     def _ingest_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -305,6 +307,18 @@ class Control:
                 log.warning("upkeep: %s", error.message)
             except OSError as error:
                 log.warning("upkeep: %s", error)
+
+    async def _sweep_cache(self) -> None:
+        """Keep the exact cache's files within their bytes and their time: when gateways ask for it, and every minute."""
+        folder, swept = self.settings.cache, float("-inf")
+        while True:
+            if self.clock.monotonic() - swept >= _MINUTE or cache_files.wanted(folder):
+                swept = self.clock.monotonic()
+                try:
+                    await asyncio.to_thread(cache_files.sweep, folder, self.settings.cache_disk_bytes, self.clock.now())
+                except OSError as error:
+                    log.warning("the cache's files cannot be swept: %s", error)
+            await asyncio.sleep(1.0)
 
 
 async def _locked(path: Path, patience: float) -> int:

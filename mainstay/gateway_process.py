@@ -32,7 +32,8 @@ from mainstay.edge.status import status_of
 from mainstay.edge.stored_responses import ResponsesApi, StoredResponses
 from mainstay.gateway.admit import Admit
 from mainstay.gateway.attempt import Attempts
-from mainstay.gateway.cache import Cache, Memory
+from mainstay.gateway.cache import Cache, Memory, Shared
+from mainstay.gateway.cache_files import Files
 from mainstay.gateway.content import KeepContent
 from mainstay.gateway.count import CountTokens
 from mainstay.gateway.history import History, WarmUp
@@ -79,6 +80,7 @@ class Gateway:
         stored = StoredResponses(ControlDoor(settings.admin_socket))
         compactions = Compactions(vault.compaction_key())
         self.memory = Memory(settings.cache_bytes, clock)
+        self.shared = _shared_cache(settings, self.name, clock)
         self.link = Link(
             settings.link_socket,
             self.name,
@@ -97,7 +99,7 @@ class Gateway:
                 WarmUp(),
                 CountTokens(),
                 KeepContent(self.spool, wires.by_name),
-                Cache(self.memory, clock),
+                Cache(self.memory, clock, self.shared),
                 Attempts(self.journal, clock, chance),
             )
         )
@@ -149,6 +151,8 @@ class Gateway:
             "sockets": float(len(self.sockets.open)),
             "upstream_connections": float(self.pool.busy + self.pool.idle),
         }
+        if self.shared is not None:
+            gauges.update(self.shared.gauges())
         return gauges, {f"{provider}/{model}": one.breaker.state for (provider, model), one in health.items()}
 
     async def _linked(self) -> None:
@@ -171,6 +175,7 @@ class Gateway:
         except (OSError, MainstayError) as error:
             log.warning("no snapshot on disk can be used yet: %s", error)
         linking = loop.create_task(self.link.run())
+        caching = loop.create_task(self.shared.run(self.memory.clear)) if self.shared is not None else None
         await self._linked()
         await self.server.listen(sock=listening, tls=_tls(self.settings))
         gc.collect()
@@ -189,6 +194,16 @@ class Gateway:
         await asyncio.gather(linking, return_exceptions=True)
         await self.pool.close()
         self.journal.stop()
+        if self.shared is not None and caching is not None:
+            caching.cancel()
+            await asyncio.gather(caching, return_exceptions=True)
+            await self.shared.close()
+
+
+def _shared_cache(settings: Settings, name: str, clock: Clock) -> Shared | None:
+    if not settings.cache_bytes or not settings.cache_disk_bytes:
+        return None
+    return Files(settings.cache, name, settings.cache_disk_bytes, clock, settings.workers)
 
 
 def _on_error(exchange: Exchange, error: Exception) -> None:

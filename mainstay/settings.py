@@ -32,6 +32,7 @@ class Settings:
     drain: float = 30.0
     disk_full: Literal["refuse", "serve"] = "refuse"
     cache_bytes: int = 24 * 1024 * 1024
+    cache_disk_bytes: int = 256 * 1024 * 1024
     max_body: int = 32 * 1024 * 1024
     connections: int = 10_000
     retention_days: int = 90
@@ -61,6 +62,11 @@ class Settings:
     def responses(self) -> Path:
         """Where gateways leave responses that control is to store."""
         return self.home / "responses"
+
+    @property
+    def cache(self) -> Path:
+        """The folder with the exact cache's entries."""
+        return self.home / "cache"
 
     @property
     def control_socket(self) -> Path:
@@ -151,6 +157,7 @@ _KINDS = {
     "drain": _float,
     "disk_full": str,
     "cache_bytes": _int,
+    "cache_disk_bytes": _int,
     "max_body": _int,
     "connections": _int,
     "retention_days": _int,

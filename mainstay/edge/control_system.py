@@ -22,6 +22,7 @@ _GAUGES = {
     "waiting": "Calls that wait for a place at a target.",
     "cache_bytes": "Bytes in the exact cache.",
     "cache_entries": "Entries in the exact cache.",
+    "cache_store_failing": "1 where the cache's files or server cannot be used, and it goes on in memory.",
     "journal_full": "1 where the journal's disk is full.",
     "upstream_connections": "Connections to upstreams.",
     "sockets": "WebSocket connections of clients.",
@@ -31,6 +32,8 @@ _GAUGES = {
 _COUNTERS = {
     "journal_written": "Records written to the journal.",
     "journal_dropped": "Records dropped since the disk was full.",
+    "cache_stored": "Entries stored for other processes.",
+    "cache_not_stored": "Entries kept in one process's memory alone, for want of room or a store that works.",
     "http_refused": "Requests refused before they were one.",
     "responses_stored": "Responses handed over to be stored.",
     "responses_dropped": "Responses that could not be stored.",

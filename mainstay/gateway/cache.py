@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
 import msgspec
 
 from mainstay.core.call import Reply
 from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid
-from mainstay.core.event import End, Event, Frame
+from mainstay.core.event import Frame
 from mainstay.core.usage import Usage
+from mainstay.gateway.cache_recording import Flight, Landed, Recording
 from mainstay.gateway.routed import Routed
 
 _decode = msgspec.json.Decoder().decode
@@ -23,10 +24,12 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 _ENTRY = 1024
 """Bytes that an entry takes beside its frames."""
-_EVENT = 256
-"""Bytes that an event takes beside its text."""
 _CHANGES_ANSWERS = ("anthropic-beta", "anthropic-version", "openai-beta")
 """Headers of the caller that go to the upstream and may change its answer."""
+
+
+Mark = tuple[int, int]
+"""What a shared store tells one stored entry from another under the same key by."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,38 @@ class Entry:
     usage: Usage | None
     until: float  # monotonic
     size: int
+    expires: float = 0.0  # seconds since the epoch: what other processes, and this one started again, go by
+    ttl: float = 0.0  # seconds
+    mark: Mark | None = None  # of the stored one; None: it is in this process's memory alone
+
+
+class Shared(Protocol):
+    """Where entries are that several processes share. It is never a reason to fail: what it cannot do is a miss."""
+
+    def get(self, key: bytes, held: Entry | None) -> Entry | Awaitable[Entry | None] | None:
+        """The entry in force, None where there is none. ``held`` is the one in this process's memory, and is returned
+        unless another was stored since, or it was removed. Only a store that must wait returns an awaitable."""
+        ...
+
+    def put(self, key: bytes, entry: Entry, renewed: bool) -> None:
+        """Store ``entry`` once the reply has gone; ``renewed``: an older one must not be given any more. Never waits."""
+        ...
+
+    def remove(self, key: bytes) -> None:
+        """Remove an entry that is out of date. Never waits."""
+        ...
+
+    def gauges(self) -> dict[str, float]:
+        """``cache_store_failing`` (0 or 1), ``cache_stored`` and ``cache_not_stored`` (entries so far)."""
+        ...
+
+    async def run(self, forget: Callable[[], None]) -> None:
+        """Work until cancelled; ``forget`` empties the memory, and is called when the store was emptied."""
+        ...
+
+    async def close(self) -> None:
+        """Store what is to be stored, and end."""
+        ...
 
 
 class Memory:
@@ -75,6 +110,11 @@ class Memory:
             self._drop(next(iter(self._entries)))
         return True
 
+    def forget(self, key: bytes) -> None:
+        """Drop the entry, if there is one."""
+        if key in self._entries:
+            self._drop(key)
+
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
@@ -87,20 +127,17 @@ class Memory:
         return len(self._entries)
 
 
-Landed = Literal["kept", "gone", "failed", "not kept"]
-"""How a flight ended: its reply is in the memory; its caller went away; it failed; its reply may not be kept."""
-
-Flight = asyncio.Future[Landed]
-
-
 class Cache:
-    """The stage. It acts on routes with a ``cache`` rule; ``x-mainstay-cache: off`` passes it by, ``refresh`` renews."""
+    """The stage. It acts on routes with a ``cache`` rule; ``x-mainstay-cache: off`` passes it by, ``refresh`` renews.
 
-    def __init__(self, memory: Memory, clock: Clock) -> None:
-        self._memory, self._clock = memory, clock
+    Entries are in this process's ``memory``, and in ``shared`` if there is one.
+    """
+
+    def __init__(self, memory: Memory, clock: Clock, shared: Shared | None = None) -> None:
+        self._memory, self._clock, self._shared = memory, clock, shared
         self._flights: dict[bytes, Flight] = {}
 
-    def enter(self, call: Routed) -> Reply | asyncio.Task[Reply | None] | None:
+    def enter(self, call: Routed) -> Reply | Awaitable[Reply | None] | None:
         """A stored reply; None where there is none. Refuses a wish that it does not know."""
         rule, wish = call.to.cache, call.headers.get("x-mainstay-cache")
         if wish:
@@ -115,14 +152,54 @@ class Cache:
         if key is None:
             return None
         call.cache = "miss"
-        if wish != "refresh":
-            entry = self._memory.get(key)
-            if entry is not None:
-                return self._replay(call, entry)
-            if key in self._flights:
-                return self._wait(call, key)  # type: ignore[return-value]
+        if wish == "refresh":
+            self._lead(call, key, renews=True)
+            return None
+        held = self._memory.get(key)
+        if held is None and key in self._flights:
+            return self._wait(call, key)
+        entry = held
+        if self._shared is not None:
+            found = self._shared.get(key, held)
+            if found is not None and not isinstance(found, Entry):
+                return self._look(call, key, held, found)
+            entry = found
+            if entry is not held:
+                self._take(key, entry)
+        if entry is not None:
+            return self._replay(call, entry)
         self._lead(call, key)
         return None
+
+    async def _look(
+        self, call: Routed, key: bytes, held: Entry | None, looking: Awaitable[Entry | None]
+    ) -> Reply | None:
+        """Wait for the shared store's word; who asks the same meanwhile, and has nothing either, waits for this call."""
+        if held is None:
+            self._lead(call, key)
+        entry = await looking
+        if entry is not held:
+            self._take(key, entry)
+        if entry is None:
+            if held is None:
+                return None
+            if key in self._flights:
+                return await self._wait(call, key)
+            self._lead(call, key)
+            return None
+        recording = call.recording
+        if recording is not None:
+            call.recording = None
+            call.taps.remove(recording.tap)
+            self._land(recording, "kept" if self._memory.get(key) is not None else "not kept")
+        return self._replay(call, entry)
+
+    def _take(self, key: bytes, entry: Entry | None) -> None:
+        """The memory has from now on what the shared store has."""
+        if entry is None:
+            self._memory.forget(key)
+        else:
+            self._memory.put(key, entry)
 
     async def _wait(self, call: Routed, key: bytes) -> Reply | None:
         """An identical call is under way: wait for it, and take its place if it fails.
@@ -147,11 +224,11 @@ class Cache:
         self._lead(call, key)
         return None
 
-    def _lead(self, call: Routed, key: bytes) -> None:
+    def _lead(self, call: Routed, key: bytes, renews: bool = False) -> None:
         flight: Flight | None = None
         if key not in self._flights:
             flight = self._flights[key] = asyncio.get_running_loop().create_future()
-        call.recording = Recording(key, flight, call.to.cache.max_bytes if call.to.cache else 0)
+        call.recording = Recording(key, flight, call.to.cache.max_bytes if call.to.cache else 0, renews)
         call.taps.append(call.recording.tap)
 
     def _replay(self, call: Routed, entry: Entry) -> Reply:
@@ -159,7 +236,7 @@ class Cache:
         call.model, call.provider, call.finish, call.usage = entry.model, entry.provider, entry.finish, entry.usage
         call.first_token = self._clock.monotonic()
         call.why.append("cache")
-        return Reply(entry.dialect, call.stream, _replayed(call, entry), content_type=entry.content_type)
+        return Reply(entry.dialect, call.stream, Replayed(call, entry.frames), content_type=entry.content_type)
 
     def leave(self, call: Routed, error: BaseException | None) -> None:
         """Keep the reply if it is whole and the first choice's own, and let those who wait go on."""
@@ -172,6 +249,9 @@ class Cache:
             landed = "failed" if isinstance(error, Exception) else "gone"
         elif self._keep(call, recording):
             landed = "kept"
+        self._land(recording, landed)
+
+    def _land(self, recording: Recording, landed: Landed) -> None:
         if recording.flight is not None:
             del self._flights[recording.key]
             recording.flight.set_result(landed)
@@ -191,7 +271,14 @@ class Cache:
             self._clock.monotonic() + rule.ttl,
             recording.size + _ENTRY,
         )
-        return self._memory.put(recording.key, entry)
+        kept = self._memory.put(recording.key, entry)
+        if self._shared is not None:
+            if kept and call.opened_by.content is not False:  # the key's content is not to be stored
+                entry.expires, entry.ttl = self._clock.now() + rule.ttl, rule.ttl
+                self._shared.put(recording.key, entry, recording.renews)
+            else:
+                self._shared.remove(recording.key)
+        return kept
 
     def _key(self, call: Routed, scope: str) -> bytes | None:
         """Tenant, what the route means now, format, and the whole request, unknown fields included.
@@ -232,56 +319,24 @@ def canonical(body: bytes) -> bytes | None:
     return sorted_body
 
 
-class Recording:
-    """Collects what goes to the caller, until it is whole or too large."""
+class Replayed:
+    """The frames of an entry as those of a reply: one list."""
 
-    __slots__ = ("_bytes", "_events", "_limit", "_whole", "flight", "key", "size")
+    __slots__ = ("_call", "_frames")
 
-    def __init__(self, key: bytes, flight: Flight | None, limit: int) -> None:
-        self.key, self.flight, self._limit = key, flight, limit
-        self._bytes: list[bytes] = []
-        self._events: list[Event] = []
-        self._whole: int | None = None  # how many of the pieces come before the sign of the end
-        self.size = 0
+    def __init__(self, call: Routed, frames: list[Frame]) -> None:
+        self._call = call
+        self._frames: list[Frame] | None = frames
 
-    def tap(self, frames: list[Frame]) -> None:
-        """Take in frames."""
-        if self.size > self._limit:
-            return
-        for raw, events, _ in frames:
-            if events and type(events[-1]) is End and self._whole is None:
-                self._whole = len(self._bytes)
-            if raw is not None:
-                self.size += len(raw)
-                self._bytes.append(raw)
-            else:
-                self.size += sum([_size(event) for event in events])
-                self._events += events
-        if self.size > self._limit:
-            self._bytes.clear()
-            self._events.clear()
+    def __aiter__(self) -> Replayed:
+        return self
 
-    def frames(self) -> list[Frame]:
-        """The whole reply as few frames, the last of which is its sign of the end; none if there is no whole reply."""
-        if self._whole is None or self.size > self._limit or (self._bytes and self._events):
-            return []
-        if self._events:
-            return [Frame(None, tuple(self._events))]
-        before, end = b"".join(self._bytes[: self._whole]), b"".join(self._bytes[self._whole :])
-        return [*([Frame(before, ())] if before else []), Frame(end, (End(),))]
-
-
-def _size(event: Event) -> int:
-    size = _EVENT
-    for part in event:
-        if isinstance(part, str):
-            size += len(part)
-        elif isinstance(part, tuple | dict):  # log probabilities, citations
-            size += 4 * len(_encode(part))
-    return size
-
-
-async def _replayed(call: Routed, entry: Entry) -> AsyncIterator[list[Frame]]:
-    for tap in call.taps:
-        tap(entry.frames)
-    yield list(entry.frames)
+    async def __anext__(self) -> list[Frame]:
+        """All of them, once."""
+        frames = self._frames
+        if frames is None:
+            raise StopAsyncIteration
+        self._frames = None
+        for tap in self._call.taps:
+            tap(frames)
+        return list(frames)
