@@ -60,8 +60,6 @@ class Call:
     """
 
     peek: Any = None  # wire.dialect.Peek: what the pipeline needs to know of the body
-    principal: Principal = NOBODY
-    tags: Mapping[str, str] = NO_TAGS
     user: str | None = None
     session: str | None = None
     workflow: str | None = None
@@ -108,6 +106,8 @@ class Call:
         self.headers = headers  # the request's, names in lower case
         self.body = body
         self.query = query
+        self.principal = NOBODY
+        self.tags = NO_TAGS
         self.attempts: list[Attempt] = []
         self.why: list[str] = []
         self.taps: list[Callable[[list[Frame]], None]] = []

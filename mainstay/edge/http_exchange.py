@@ -147,11 +147,19 @@ class Exchange:
             b"" if self._bare else body,
         )
 
+    def _write_plain(self, status: int, block: bytes, body: bytes) -> None:
+        if len(body) <= _JOINED or self._bare or status == 204 or status == 304:
+            self._connection.write(self._plain(status, block, body))
+            return
+        opening = self._connection.server.opening(status)
+        head = b"%b%bcontent-length: %d\r\n%b" % (opening, block, len(body), self._closing())
+        self._connection.write_large(head, body)
+
     def send(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Answer with a whole reply. Content-Length, Date and Connection are added. Raises ``ValueError`` for bad headers."""
         block = header_block(headers)
         self._begin(status)
-        self._connection.write(self._plain(status, block, body))
+        self._write_plain(status, block, body)
         self._complete()
 
     def send_later(self, status: int, headers: Headers) -> Callable[[bytes], None]:
@@ -162,7 +170,7 @@ class Exchange:
 
         def write(body: bytes = b"") -> None:
             if not self.done:
-                self._connection.write(self._plain(status, block, body))
+                self._write_plain(status, block, body)
                 self._complete()
 
         return write
@@ -259,13 +267,14 @@ class Exchange:
         return raw
 
 
+RAW_LIMIT = 256 * 1024
+"""Unread bytes of a connection after an upgrade from which on reading pauses."""
+
+
 class Raw:
     """The bytes of a connection after an upgrade."""
 
     __slots__ = ("_connection", "_ended", "_on_data", "_pieces", "_size", "_waiter")
-
-    LIMIT = 256 * 1024
-    """Unread bytes from which on reading pauses."""
 
     def __init__(self, connection: Connection, on_data: Callable[[bytes], None] | None) -> None:
         self._connection = connection
@@ -294,7 +303,7 @@ class Raw:
         else:
             self._pieces.append(data)
             self._size += len(data)
-            if self._size > self.LIMIT:
+            if self._size > RAW_LIMIT:
                 self._connection.pause_reading()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

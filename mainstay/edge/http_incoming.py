@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mainstay.edge.http_chunked import ChunkedBody
 from mainstay.edge.http_exchange import Exchange
@@ -13,6 +13,7 @@ from mainstay.edge.http_limits import Reject
 
 if TYPE_CHECKING:
     from mainstay.edge.http import HttpServer
+    from mainstay.edge.http_connection import Connection
 
 NEVER = math.inf
 _BLANK_LINES = 8
@@ -43,6 +44,7 @@ class Incoming(asyncio.Protocol):
         "_scanned",
         "_state",
         "_transport",
+        "_unsent",
         "_waiter",
         "client",
         "deadline",
@@ -68,6 +70,7 @@ class Incoming(asyncio.Protocol):
         self._chunked: ChunkedBody | None = None
         self._need = 0
         self._held = 0
+        self._unsent = 0  # bytes of a large reply that the client has still to take
         self._received_since = 0.0
 
     def pause_reading(self) -> None:
@@ -78,6 +81,11 @@ class Incoming(asyncio.Protocol):
         """Write, or throw away when the client is gone."""
         if self._transport is not None and self._state != CLOSED:
             self._transport.write(data)
+
+    def writelines(self, pieces: tuple[bytes, ...]) -> None:
+        """Write several pieces without joining them."""
+        if self._transport is not None and self._state != CLOSED:
+            self._transport.writelines(pieces)
 
     def _feed(self, data: bytes) -> None:
         """Take what has come. Raises ``Reject``."""
@@ -136,7 +144,7 @@ class Incoming(asyncio.Protocol):
         self._scanned = 0
         self._blank = 0
         method, target, path, query, headers, http11 = parse_head(bytes(data[at:end]), self._limits)
-        exchange = Exchange(self, method, target, path, query, headers, http11)  # pyright: ignore[reportArgumentType]
+        exchange = Exchange(cast("Connection", self), method, target, path, query, headers, http11)
         connection = headers.get("connection")
         if connection is not None and connection != "keep-alive":
             exchange.keep_alive = http11 and "close" not in [token.strip() for token in connection.lower().split(",")]
@@ -265,6 +273,12 @@ class Incoming(asyncio.Protocol):
                 raise Reject(503, "the server holds too many request bodies now; try again", retry_after=1)
             self._held += size
             server.held += size
+
+    def _taken(self) -> None:
+        """The client has taken what was written, or is gone."""
+        if self._unsent:
+            self.server.room.give(self._unsent)
+            self._unsent = 0
 
     def _give_back(self) -> None:
         self.server.held -= self._held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mainstay.core.errors import Unavailable, Unsupported
 from mainstay.core.model import DEFAULT_MAX_OUTPUT
@@ -29,7 +29,8 @@ class Resolve:
         tokens = call.tokens = estimated_tokens(call.body, peek.images or peek.audio or bool(peek.unbounded))
         table = route.table
         if table is not None:
-            _, names, said = table.draw(self._chance())
+            _, drawn, said = table.draw(self._chance())
+            names: Sequence[str] = drawn
             if said is not None:
                 call.why.append(said)
         else:

@@ -43,7 +43,7 @@ class Routed(Call):
     branch: tuple[str, ...] = ()
     """Which cases of the route held for this call."""
     hold: Hold | None = None
-    model_holds: Mapping[str, Hold] = NO_HOLDS
+    model_holds: Mapping[str, Hold]
     """Holds under budgets by model, for each target that may answer."""
     claims: Sequence[Claim] = ()
     bound: Nano | None = None
@@ -73,3 +73,17 @@ class Routed(Call):
     """No answer is wanted: what was sent is kept for later turns."""
     refusal: MainstayError | None = None
     """Why the call is refused, found out before its body could be read."""
+
+    def __init__(
+        self,
+        id: str,
+        at: float,
+        started: float,
+        operation: str,
+        dialect: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        query: str = "",
+    ) -> None:
+        super().__init__(id, at, started, operation, dialect, headers, body, query)
+        self.model_holds = NO_HOLDS
