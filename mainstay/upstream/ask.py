@@ -126,8 +126,9 @@ class Ask:
 
     def write(self, dialect: Dialect, model: str, facts: ModelFacts) -> bytes:
         """The request in ``dialect``. Errors name the field as the caller wrote it."""
+        request = self.request()  # what is wrong with it is said in the caller's words already
         try:
-            written = dialect.write_request(self.request(), model, facts)
+            written = dialect.write_request(request, model, facts)
         except Unsupported as error:
             raise Unsupported(
                 f"{self.word(error.field)}: {error.message}", field=self.word(error.field), code=error.code
@@ -140,7 +141,7 @@ class Ask:
         if attribute is None:
             return ""
         for name, field in self.dialect.fields.items():
-            if field.to == attribute:
+            if attribute in field.to.split(", "):
                 return name
         return attribute
 

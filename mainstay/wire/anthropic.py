@@ -36,7 +36,7 @@ _MAPPED = {
     "top_p": "top_p",
     "top_k": "top_k",
     "tools": "tools",
-    "tool_choice": "tool_choice",
+    "tool_choice": "tool_choice, parallel_tools",
     "thinking": "reasoning",
     "output_config": "format",
     "output_format": "format",

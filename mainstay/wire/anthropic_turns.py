@@ -40,6 +40,7 @@ def conversation(
     writer = _Blocks(dropped)
     system: list[Block] = []
     turns: list[tuple[str, list[Block]]] = []
+    only_system = all(message.role in ("system", "developer") for message in messages)
     for i, message in enumerate(messages):
         role = {"developer": "system", "tool": "user"}.get(message.role, message.role)
         if message.name is not None:
@@ -47,6 +48,8 @@ def conversation(
         blocks = writer.blocks(message.parts, role, i)
         if not blocks:
             continue
+        if role == "system" and only_system:
+            role = "user"  # the API wants something to answer, and this is what there is
         if role == "system" and not turns:
             system += blocks
         elif turns and turns[-1][0] == role:

@@ -34,7 +34,7 @@ _STOP = {
     "content_filter": "refusal",
     "refusal": "refusal",
     "pause": "pause_turn",
-    "other": "end_turn",
+    "other": "max_tokens",  # a reason that nobody knows is no whole answer, and this is the nearest word for that
 }
 _TIERS = ("standard", "priority", "batch")
 _NO_START = Start("", "")

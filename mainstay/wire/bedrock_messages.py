@@ -83,6 +83,7 @@ class Conversation:
                 turns[-1]["content"].extend(blocks)
             else:
                 turns.append({"role": role, "content": blocks})
+        _without_space_at_the_end(turns)
         if not turns:
             raise Invalid("there is nothing to answer; add a message of role user", field="messages")
         return turns
@@ -106,7 +107,7 @@ class Conversation:
     def _block(self, part: Part, role: str) -> Json | None:
         match part:
             case Text() | Refusal():
-                return {"text": part.text} if part.text else None  # Bedrock refuses blank texts
+                return {"text": part.text} if part.text.strip() else None  # Bedrock refuses blank texts
             case ToolCall() if role == "assistant":
                 self.tools_used = True
                 return {
@@ -174,6 +175,15 @@ class Conversation:
         self._documents += 1
         name = document_name(part.name) or f"document {self._documents}"
         return {"document": {"format": _format_of(DOCUMENTS, media_type, url, "pdf"), "name": name, "source": source}}
+
+
+def _without_space_at_the_end(turns: list[Json]) -> None:
+    """A last turn of the assistant is the beginning of the answer; Claude refuses white space at its end."""
+    if not turns or turns[-1]["role"] != "assistant":
+        return
+    blocks = turns[-1]["content"]
+    if "text" in blocks[-1]:
+        blocks[-1]["text"] = blocks[-1]["text"].rstrip()
 
 
 def _format_of(formats: Mapping[str, str], media_type: str | None, url: str | None, default: str) -> str:

@@ -83,7 +83,7 @@ EXPRESSES: Mapping[str, Fate] = {
     "hints": "hint",
 }
 
-_LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "XHIGH", "max": "XHIGH"}
+_LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "HIGH", "max": "HIGH"}
 # What Google's own OpenAI-compatible endpoint gives models that know only budgets.
 _BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 _MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE", "named": "ANY"}

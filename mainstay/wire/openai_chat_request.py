@@ -87,7 +87,7 @@ def _refuse(given: Json) -> None:
             )
         if (
             field.fate == "refused"
-            and value not in ([], {}, False)
+            and (value not in ([], {}, False) or (name == "web_search_options" and value == {}))
             and not (name == "modalities" and value == ["text"])
         ):
             raise Unsupported(

@@ -30,7 +30,8 @@ Json = dict[str, Any]
 
 _encode = msgspec.json.Encoder().encode
 
-# A pause or a reason that nobody knows is no whole answer: "length" is this format's word for that.
+# A pause or a reason that nobody knows is no whole answer: "length" is this format's word for that. A refusal in so many
+# words, and nothing but them, is an answer that ends as OpenAI's own does, with "stop"; see ``_reason``.
 _REASONS: dict[FinishReason, str] = {
     "stop": "stop",
     "length": "length",
@@ -40,6 +41,13 @@ _REASONS: dict[FinishReason, str] = {
     "pause": "length",
     "other": "length",
 }
+
+
+def _reason(finish: Finish, answered: bool, refused: bool) -> str:
+    """Why a choice ended, in this format's words; ``answered`` and ``refused``: there was content, or a refusal in words."""
+    if finish.reason == "refusal" and refused and not answered:
+        return "stop"
+    return _REASONS[finish.reason]
 
 
 def nested_citation(data: Mapping[str, Any]) -> Json:
@@ -60,12 +68,26 @@ class ChatWriter:
 
     content_type = "text/event-stream"
 
-    __slots__ = ("_after", "_before", "_head", "_roles", "_thoughts", "_usage", "_wanted")
+    __slots__ = (
+        "_after",
+        "_answered",
+        "_before",
+        "_head",
+        "_listed",
+        "_refused",
+        "_roles",
+        "_thoughts",
+        "_usage",
+        "_wanted",
+    )
 
     def __init__(self, include_usage: bool) -> None:
         self._wanted = include_usage
         self._usage: Usage | None = None
         self._roles: set[int] = set()
+        self._answered: set[int] = set()
+        self._refused: set[int] = set()
+        self._listed: dict[tuple[str, int], int] = {}
         self._thoughts: dict[int, list[str]] = {}
         self._head: Json = {}
         self._before = self._after = b""
@@ -76,7 +98,8 @@ class ChatWriter:
         out: list[bytes] = []
         for event in events:
             if type(event) is TextDelta:
-                if event.choice not in self._roles:
+                if event.choice not in self._answered:
+                    self._answered.add(event.choice)
                     self._role(event.choice, out)
                 if event.logprobs is None:
                     out.append(
@@ -132,8 +155,16 @@ class ChatWriter:
         written = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         out.append(self._before + _encode(written) + self._after)
 
+    def _entry(self, name: str, choice: int, entry: Json, out: list[bytes]) -> None:
+        """One entry of a list of the message. OpenAI's SDK adds up the entries of a stream by their ``index``, and breaks
+        off where one has none."""
+        index = self._listed.get((name, choice), 0)
+        self._listed[name, choice] = index + 1
+        self._delta(choice, {name: [{"index": index, **entry}]}, out)
+
     def _other(self, event: Event, out: list[bytes]) -> None:
         if isinstance(event, ToolStart):
+            self._answered.add(event.choice)
             function = {"name": event.name, "arguments": ""}
             call = {"index": event.tool, "id": event.id, "type": "function", "function": function}
             self._delta(event.choice, {"tool_calls": [call]}, out)
@@ -145,13 +176,15 @@ class ChatWriter:
             self._delta(event.choice, {"reasoning_content": event.text}, out)
         elif isinstance(event, ThinkingSigned):
             text = "" if event.redacted else "".join(self._thoughts.pop(event.choice, ()))
-            self._delta(event.choice, {"thinking_blocks": [_signed(event, text)]}, out)
+            self._entry("thinking_blocks", event.choice, _signed(event, text), out)
         elif isinstance(event, RefusalDelta):
+            self._refused.add(event.choice)
             self._delta(event.choice, {"refusal": event.text}, out)
         elif isinstance(event, Citation):
-            self._delta(event.choice, {"annotations": [nested_citation(event.data)]}, out)
+            self._entry("annotations", event.choice, nested_citation(event.data), out)
         elif isinstance(event, Finish):
-            self._delta(event.choice, {}, out, None, _REASONS[event.reason])
+            reason = _reason(event, event.choice in self._answered, event.choice in self._refused)
+            self._delta(event.choice, {}, out, None, reason)
 
 
 class _Choice:
@@ -189,7 +222,7 @@ class _Choice:
         elif isinstance(event, Citation):
             self.citations.append(nested_citation(event.data))
         elif isinstance(event, Finish):
-            self.finish = _REASONS[event.reason]
+            self.finish = _reason(event, bool(self.text or self.calls), bool(self.refusal))
 
     def written(self, index: int) -> Json:
         empty = None if self.calls or self.refusal else ""

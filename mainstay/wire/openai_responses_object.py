@@ -108,13 +108,16 @@ def annotation_json(data: Mapping[str, Any]) -> Json:
     return flat
 
 
-def outcome(finish: Finish | None) -> tuple[Literal["completed", "incomplete"], Json | None]:
-    """The status and the details that say why a reply is incomplete."""
-    if finish is None or finish.reason in ("stop", "tool_calls", "refusal"):
+def outcome(finish: Finish | None, refused: bool) -> tuple[Literal["completed", "incomplete"], Json | None]:
+    """The status and the details that say why a reply is incomplete.
+
+    A refusal in so many words (``refused``) is a part of the reply that says so; one without is told as a filter's.
+    """
+    if finish is None or finish.reason in ("stop", "tool_calls") or (finish.reason == "refusal" and refused):
         return "completed", None
     if finish.reason == "length":
         return "incomplete", {"reason": "max_output_tokens"}
-    if finish.reason == "content_filter":
+    if finish.reason in ("content_filter", "refusal"):
         return "incomplete", {"reason": "content_filter"}
     return "incomplete", {}  # it stopped for a reason that this format has no word for
 

@@ -159,7 +159,7 @@ def _tools(value: Any) -> tuple[Tool, ...]:
         tool = object_of(one, where)
         kind = tool.get("type")
         if kind != "function":
-            refuse(f"{where}: tools of type {kind} run at OpenAI only; this model's provider has none", f"{where}.type")
+            refuse(f"{where}: tools of type {kind} are known at OpenAI only; take it out", f"{where}.type")
         for key in tool.keys() - _FUNCTION:
             refuse(f"{where}.{key} cannot be said to this model's provider", f"{where}.{key}")
         for key, neutral in (("output_schema", None), ("defer_loading", False), ("allowed_callers", ["direct"])):

@@ -65,6 +65,7 @@ class ResponsesWriter:
         self._current: OpenItem | None = None  # the message or the reasoning that is being written
         self._tools: dict[int, OpenItem] = {}  # function calls that are not finished
         self._finish: Finish | None = None
+        self._refused = False
         self._usage: Usage | None = None
         self._failed: Failed | None = None
         self._ended = False
@@ -84,6 +85,7 @@ class ResponsesWriter:
             elif kind is ThinkingSigned:
                 self._signed(cast(ThinkingSigned, event))
             elif kind is RefusalDelta:
+                self._refused = True
                 self._said("refusal", cast(RefusalDelta, event))
             elif kind is ToolStart:
                 self._tool(cast(ToolStart, event))
@@ -103,7 +105,7 @@ class ResponsesWriter:
             return b""
         self._ended = True
         self._begun()
-        status, details = outcome(self._finish)
+        status, details = outcome(self._finish, self._refused)
         self._close_all(status)
         self.response["status"] = status
         self.response["incomplete_details"] = details

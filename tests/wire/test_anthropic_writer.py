@@ -210,7 +210,7 @@ def test_usage_is_taken_apart_again() -> None:
         (Finish("content_filter"), "refusal"),
         (Finish("refusal"), "refusal"),
         (Finish("pause"), "pause_turn"),
-        (Finish("other", native="strange"), "end_turn"),
+        (Finish("other", native="strange"), "max_tokens"),
         (Finish("length", native="model_context_window_exceeded"), "model_context_window_exceeded"),
         # A word of Anthropic's beside another meaning is not trusted.
         (Finish("content_filter", native="end_turn"), "refusal"),

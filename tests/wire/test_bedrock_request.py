@@ -458,3 +458,26 @@ def test_counting() -> None:
     written = BEDROCK.write_count(replace(HELLO, max_tokens=5), CLAUDE, UNKNOWN)
     assert msgspec.json.decode(written.body) == {"input": {"converse": {"messages": body(HELLO)["messages"]}}}
     assert BEDROCK.read_count(b'{"inputTokens": 31}') == 31
+
+
+def test_white_space_that_bedrock_refuses_is_left_out() -> None:
+    """A blank block anywhere, and white space at the end of an answer that was begun."""
+    asked = Request(
+        "m",
+        (
+            Message("system", (Text("\n"), Text("Be terse."))),
+            Message("user", (Text("hello"), Text(" \n"))),
+            Message("assistant", (Text("  "), ToolCall("c", "f", "{}"))),
+            Message("user", (ToolResult("c", (Text("ok"),)),)),
+            Message("assistant", (Text("Once upon \n"),)),
+        ),
+        tools=(Tool("f", None, {"type": "object"}),),
+    )
+    written = body(asked, OLDER)
+    assert written["system"] == [{"text": "Be terse."}]
+    assert [message["content"] for message in written["messages"]] == [
+        [{"text": "hello"}],
+        [{"toolUse": {"toolUseId": "c", "name": "f", "input": {}}}],
+        [{"toolResult": {"toolUseId": "c", "content": [{"text": "ok"}]}}],
+        [{"text": "Once upon"}],
+    ]

@@ -259,6 +259,8 @@ def test_a_signature_that_nothing_follows_has_an_empty_part() -> None:
     [
         (Reasoning(effort="low"), "gemini-3-pro", {"thinkingLevel": "LOW"}),
         (Reasoning(effort="minimal"), "gemini-3-flash", {"thinkingLevel": "MINIMAL"}),
+        (Reasoning(effort="xhigh"), "gemini-3-pro", {"thinkingLevel": "HIGH"}),
+        (Reasoning(effort="max"), "gemini-3-pro", {"thinkingLevel": "HIGH"}),
         (Reasoning(effort="medium"), "gemini-2.5-flash", {"thinkingBudget": 8192}),
         (Reasoning(effort="none"), "gemini-3-flash", {"thinkingBudget": 0}),
         (Reasoning(effort="none"), "gemini-2.5-flash", {"thinkingBudget": 0}),

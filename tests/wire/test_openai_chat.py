@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, completion_create_params
 
 from mainstay.core.clock import FixedClock
@@ -25,6 +26,7 @@ from mainstay.core.errors import (
     UpstreamFailed,
 )
 from mainstay.core.event import (
+    Citation,
     End,
     Event,
     Failed,
@@ -34,6 +36,8 @@ from mainstay.core.event import (
     Start,
     TextDelta,
     ThinkingDelta,
+    ThinkingSigned,
+    ToolDelta,
     ToolStart,
     UsageSeen,
 )
@@ -594,6 +598,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+        ({"web_search_options": {}}, "web_search_options"),
         ({"tools": [{"type": "custom", "custom": {"name": "c"}}]}, "tools[0]"),
         ({"tools": [{"type": "function", "function": {"name": "f", "colour": "red"}}]}, "tools[0].function.colour"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
@@ -1065,6 +1070,56 @@ def test_usage_is_written_only_for_who_asked() -> None:
 def test_an_answer_that_is_not_whole_never_says_stop(reason: Any, word: str) -> None:
     reply = json.loads(CHAT.write_reply([Start("i", "m"), TextDelta("x"), Finish(reason), End()]))
     assert reply["choices"][0]["finish_reason"] == word
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ((RefusalDelta("No."),), "stop"),
+        ((), "content_filter"),
+        ((TextDelta("Half"), RefusalDelta("No.")), "content_filter"),
+        ((ToolStart(0, "c", "f"), ToolDelta(0, "{}"), RefusalDelta("No.")), "content_filter"),
+    ],
+)
+def test_a_refusal_in_words_ends_as_openais_own_does(said: tuple[Event, ...], word: str, streamed: bool) -> None:
+    """``parse`` of the SDK gives such a refusal, and raises for a content filter."""
+    events: list[Event] = [Start("i", "m"), *said, Finish("refusal"), End()]
+    if streamed:
+        chunks = CHAT.writer(False).write(events).split(b"\n\n")[:-1]
+        choice = json.loads(chunks[-1][6:])["choices"][0]
+    else:
+        choice = json.loads(CHAT.write_reply(events))["choices"][0]
+    assert choice["finish_reason"] == word
+
+
+def test_entries_of_lists_in_a_stream_are_numbered() -> None:
+    """Without an index OpenAI's SDK cannot add them up: it raises at the second."""
+    citation = {"type": "url_citation", "url": "https://a.example", "title": "A", "start_index": 0, "end_index": 1}
+    events = [
+        ThinkingDelta("hm"),
+        ThinkingSigned("sig"),
+        ThinkingSigned("xx", True),
+        Citation(citation),
+        Citation(citation),
+    ]
+    state = ChatCompletionStreamState()
+    for chunk in (
+        CHAT.writer(False).write([Start("i", "m"), TextDelta("x"), *events, Finish("stop")]).split(b"\n\n")[:-1]
+    ):
+        state.handle_chunk(ChatCompletionChunk.model_validate_json(chunk[6:]))
+    message = state.get_final_completion().choices[0].message.model_dump()
+    assert message["thinking_blocks"] == [
+        {"index": 0, "type": "thinking", "thinking": "hm", "signature": "sig"},
+        {"index": 1, "type": "redacted_thinking", "data": "xx"},
+    ]
+    assert [one["index"] for one in message["annotations"]] == [0, 1]
+    said = {"role": "assistant", "content": "x", "thinking_blocks": message["thinking_blocks"]}
+    again = CHAT.read_request(request(messages=[said]))
+    assert [part for part in again.messages[0].parts if isinstance(part, Thinking)] == [
+        Thinking("hm", "sig"),
+        Thinking("", "xx", True),
+    ]
 
 
 def test_a_stream_that_breaks_off_says_so_and_is_not_done() -> None:

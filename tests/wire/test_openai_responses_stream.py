@@ -109,6 +109,21 @@ def test_there_are_golden_cases() -> None:
     }
 
 
+def test_a_refusal_without_words_is_not_a_completed_answer() -> None:
+    """Half an answer that its model broke off to refuse must not look whole; one that says why is whole."""
+    for said, status in (
+        ([TextDelta("Half")], "incomplete"),
+        ([], "incomplete"),
+        ([RefusalDelta("No.")], "completed"),
+    ):
+        events: list[Event] = [Start("r", "m"), *said, Finish("refusal"), End()]
+        reply = json.loads(dialect().write_reply(events, b'{"model":"m","input":"Hi"}'))
+        last = data_of(written(events, b'{"model":"m","input":"Hi"}', None))[-1]
+        for response in (reply, last["response"]):
+            assert response["status"] == status
+            assert response["incomplete_details"] == ({"reason": "content_filter"} if status == "incomplete" else None)
+
+
 def final_text(stream: bytes, kwargs: dict[str, Any] | None = None) -> tuple[list[str], Any]:
     """What the SDK's own accumulator makes of the stream: the types of its events, and the final response."""
 
