@@ -121,6 +121,7 @@ class Gateway:
             clock,
             takes_refused=takes_refused,
             on_error=_on_error,
+            room=self.pool.room,
         )
 
     def _in_force(self) -> Plan:

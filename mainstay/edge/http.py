@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 
 from mainstay.core.clock import Clock
+from mainstay.core.room import Room
 from mainstay.edge.http_connection import Connection
 from mainstay.edge.http_exchange import Exchange, Raw, status_line
 from mainstay.edge.http_limits import HttpLimits
@@ -40,6 +41,7 @@ class HttpServer:
     ``body_limit(method, path)`` gives the largest body in bytes of a request, asked when its head is in.
     ``takes_refused(method, path)`` says whether a request whose body is too large, or more than can be held, is given to
     the handler all the same (without the body, as ``exchange.refused``), so that it is answered and recorded like others.
+    ``room`` is where large replies count that a client has still to take, beside those that are still being made.
     ``on_error`` is told of an exception that a handler let out (answered 500); it must not log content.
     """
 
@@ -52,6 +54,7 @@ class HttpServer:
         body_limit: Callable[[str, str], int] | None = None,
         takes_refused: Callable[[str, str], bool] | None = None,
         on_error: Callable[[Exchange, Exception], None] | None = None,
+        room: Room | None = None,
     ) -> None:
         self.handler = handler
         self.limits = limits if limits is not None else HttpLimits()
@@ -59,6 +62,7 @@ class HttpServer:
         self.deaf: set[Connection] = set()  # those that do not read now
         self.draining = False
         self.held = 0  # bytes of request bodies
+        self.room = room if room is not None else Room(self.limits.held_bytes)
         self.refused = 0  # requests that never reached the handler
         self.body_limit = body_limit if body_limit is not None else self._default_limit
         self.takes_refused = takes_refused

@@ -103,6 +103,7 @@ class Connection(Incoming):
         self._transport = None
         self._buffer.clear()
         self._give_back()
+        self._taken()
         self.server.lost(self)
         self._wake_drain()
         if self._raw is not None:
@@ -117,6 +118,7 @@ class Connection(Incoming):
     def resume_writing(self) -> None:
         self.write_paused = False
         self._write_check = None
+        self._taken()
         self._wake_drain()
 
     # ------------------------------------------------------------------ the task
@@ -224,10 +226,12 @@ class Connection(Incoming):
 
     # ------------------------------------------------------------------ writing and ending
 
-    def writelines(self, pieces: tuple[bytes, ...]) -> None:
-        """Write several pieces without joining them."""
-        if self._transport is not None and self._state != CLOSED:
-            self._transport.writelines(pieces)
+    def write_large(self, head: bytes, body: bytes) -> None:
+        """Write a whole reply; it counts as held until the client has taken it."""
+        self.writelines((head, body))
+        if self.write_paused and not self._unsent:
+            self._unsent = len(body)
+            self.server.room.hold(self._unsent)
 
     async def drained(self) -> None:
         """Wait until the transport takes more."""

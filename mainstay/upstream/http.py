@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mainstay.core.clock import Clock
 from mainstay.core.errors import UpstreamFailed
+from mainstay.core.room import Room
 from mainstay.upstream.egress import Egress, Origin
 from mainstay.upstream.http_client import Upstream
 from mainstay.upstream.http_connection import HttpConnection
@@ -16,6 +17,9 @@ from mainstay.upstream.http_dial import Dialer
 from mainstay.upstream.tls import TrustStores
 
 __all__ = ["Egress", "Origin", "Pool", "PoolLimits", "Upstream", "header_lines"]
+
+HELD_BYTES = 64 * 1024 * 1024
+"""Bytes of large replies that are held at a time, where nobody says how many."""
 
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))
 
@@ -60,7 +64,9 @@ class Pool:
         egress: Egress | None = None,
         limits: PoolLimits | None = None,
         trust: TrustStores | None = None,
+        room: Room | None = None,
     ) -> None:
+        self.room = room if room is not None else Room(HELD_BYTES)
         self._clock = clock
         self._egress = egress if egress is not None else Egress(clock)
         self._limits = limits if limits is not None else PoolLimits()

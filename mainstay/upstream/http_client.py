@@ -11,6 +11,7 @@ from mainstay.core.errors import UpstreamFailed
 from mainstay.upstream.http_coding import Unpacker, unpacker
 
 if TYPE_CHECKING:
+    from mainstay.core.room import Room
     from mainstay.upstream.egress import Origin
     from mainstay.upstream.http import Pool
     from mainstay.upstream.http_connection import HttpConnection
@@ -70,6 +71,11 @@ class Upstream:
         self._pool: Pool = pool
         self._origin = origin
         self._connect_timeout = connect_timeout
+
+    @property
+    def room(self) -> Room:
+        """Where a large reply finds room."""
+        return self._pool.room
 
     @property
     def ended(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from typing import Protocol
 from urllib.parse import quote
 
@@ -20,8 +21,12 @@ from mainstay.wire.dialect import Dialect, Reader
 
 ERROR_BODY = 256 * 1024
 """Bytes of an error reply that are read; the rest is cut off."""
-MAX_BODY = 64 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
 """Bytes of a plain reply, decompressed; more is refused."""
+LARGE = 256 * 1024
+"""Bytes of a plain reply from which on it must find room before more of it is read."""
+READ = 4
+"""How much more memory a reply takes that is read and written anew: its text, and the new reply, beside itself."""
 MAX_PRELUDE = 1024 * 1024
 """Bytes of a stream before its first content, or four times the request, which some give back; more is refused."""
 COMMENTS = 64 * 1024
@@ -252,6 +257,7 @@ class HttpSource:
         self._reader: Reader | None = None
         self._finished = False
         self._content = False
+        self._held = 0  # bytes of the pool's room
 
     async def begin(self) -> None:
         """Wait for the head of the reply. Raises ``UpstreamFailed`` for an error status."""
@@ -363,18 +369,22 @@ class HttpSource:
         upstream, ask = self._upstream, self._ask
         data = await upstream.read()
         first = data
-        pieces: list[bytes] | None = None
+        whole: BytesIO | None = None
         upstream.phase = "idle"
         while data:
+            if upstream.size > LARGE and not self._held:
+                await self._take_room()
             if upstream.size > MAX_BODY:  # a stream has no limit of its own, and this is none
                 raise UpstreamFailed("too_large", f"the reply is larger than {MAX_BODY} bytes", status=self.status)
             upstream.deadline = min(self._clock.monotonic() + ask.phases.idle, ask.deadline)
             data = await upstream.read()
             if data:
-                if pieces is None:
-                    pieces = [first]
-                pieces.append(data)
-        body = first if pieces is None else b"".join(pieces)
+                if whole is None:  # which gives its bytes away uncopied, where pieces that are joined are there twice
+                    whole = BytesIO()
+                    whole.write(first)
+                    first = b""
+                whole.write(data)
+        body = first if whole is None else whole.getvalue()
         self._finished = self.done = True
         if self._translated is not None:
             body, usage = self._translated(body, self._heard)
@@ -391,6 +401,17 @@ class HttpSource:
         events = self.dialect.read_reply(body)
         return events if events and type(events[-1]) is End else (*events, End())
 
+    async def _take_room(self) -> None:
+        """Wait for room for the whole reply. Raises ``Unavailable``."""
+        heard, ask = self._heard, self._ask
+        length = None if "content-encoding" in heard else heard.get("content-length")
+        size = MAX_BODY if length is None else min(int(length), MAX_BODY)
+        patience = min(ask.phases.idle, ask.deadline - self._clock.monotonic())
+        self._held = await self._upstream.room.take(size if self.raw else size * READ, patience)
+
     def close(self) -> None:
         """Give the connection back, or close it if the reply is not complete."""
+        if self._held:
+            self._upstream.room.give(self._held)
+            self._held = 0
         self._upstream.release()

@@ -53,6 +53,8 @@ _DEFAULTS = {
 _FORM_POLICY = ("model", "stream", "n", "user")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BULK = frozenset(("data", "results"))
 _several = msgspec.json.Decoder(list[str | list[int]])
 
 
@@ -133,7 +135,7 @@ class OpenAIPlain:
 
         Raises ``UpstreamFailed(unreadable)`` where the reply is not what the operation answers with.
         """
-        value = _object(body)
+        value = _outline(body)
         if value is None:
             if operation.startswith("audio.") and not _markup(body):
                 return (Start("", ""), End())
@@ -229,6 +231,15 @@ def _peek_form(operation: str, body: bytes, content_type: str) -> Peek:
         user=value("user") or None,
         model_at=(0, 0) if at is None else (at.start, at.end),
     )
+
+
+def _outline(body: bytes) -> dict[str, Any] | None:
+    """A reply's members but for the pictures and vectors in it, which nobody here looks at and which would take several
+    times their size."""
+    try:
+        return {name: _decode(raw) for name, raw in _members.decode(body).items() if name not in _BULK}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
