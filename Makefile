@@ -4,10 +4,13 @@ PORT ?= 8080
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
+TEST_LOCKED := $(VENV)/.locked-test
 STAMP := $(VENV)/.installed
-TEST_STAMP := $(VENV)/.installed-test
+SOURCES := pyproject.toml hatch_build.py README.md $(shell find mainstay -name '*.py')
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench docs lock clean
+.PHONY: run test install editable lint bench docs lock clean
 
 run: $(STAMP)
 	@$(BIN)/mainstay demo --port $(PORT)
@@ -15,25 +18,36 @@ run: $(STAMP)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): $(BIN)/python pyproject.toml requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+$(LOCKED): $(BIN)/python requirements.lock
+	$(PIP) install --quiet -r requirements.lock
 	@touch $@
 
-$(TEST_STAMP): $(STAMP) requirements-test.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
+$(TEST_LOCKED): $(LOCKED) requirements-test.lock
+	$(PIP) install --quiet -r requirements-test.lock
 	@touch $@
 
-test: $(TEST_STAMP)
+# The hot path is compiled (hatch_build.py), which takes most of a minute; without a C compiler it is interpreted.
+$(STAMP): $(LOCKED) $(SOURCES)
+	@echo "installing Mainstay into $(VENV), compiling its hot path"
+	$(PIP) install --quiet --no-deps --force-reinstall .
+	@touch $@
+
+install: $(STAMP)
+
+# For work on the source: what is run is the source itself, interpreted.
+editable: $(TEST_LOCKED)
+	$(PIP) install --quiet --no-deps -e .
+
+test: $(TEST_LOCKED) $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
-lint: $(TEST_STAMP)
+lint: $(TEST_LOCKED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(TEST_STAMP)
+bench: $(TEST_LOCKED) $(STAMP)
 	$(BIN)/python -m bench
 
 docs: $(STAMP)

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +131,7 @@ class Supervisor:
 
     def _child(self, role: str, name: str, more: list[str], descriptors: tuple[int, ...]) -> Child:
         settings = self._settings
-        arguments = [sys.executable, "-m", "mainstay", role, "--home", str(settings.home), *more]
+        arguments = [sys.executable, "-P", "-m", "mainstay", role, "--home", str(settings.home), *more]
         arguments += ["--alive", str(self._alive_read)]
         return Child(name, arguments, (*descriptors, self._alive_read))
 
@@ -139,6 +139,7 @@ class Supervisor:
         ready_read, ready_write = os.pipe()
         environment = dict(os.environ)
         environment.update(_environment(self._settings))
+        environment.update(_same_package(environment))
         environment.setdefault("MALLOC_ARENA_MAX", "1")  # one thread allocates: more arenas only hold memory back
         try:
             child.process = subprocess.Popen(
@@ -298,6 +299,14 @@ def _listen(settings: Settings) -> socket.socket:
         listening.setblocking(False)
         os.set_inheritable(listening.fileno(), True)
         return listening
+
+
+def _same_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """What makes a child import the package that this process runs, whatever lies in the folder it was started in."""
+    place = Path(__file__).resolve().parents[1]
+    if place.name in ("site-packages", "dist-packages"):
+        return {}  # found there without being told
+    return {"PYTHONPATH": os.pathsep.join([str(place), *filter(None, [environment.get("PYTHONPATH")])])}
 
 
 def _environment(settings: Settings) -> dict[str, str]:
