@@ -39,6 +39,7 @@ from mainstay.wire.anthropic_message import (
     total,
 )
 from mainstay.wire.sse import SseEvent, SseSplitter
+from mainstay.wire.surrogates import Halves
 
 _event = msgspec.json.Decoder(StreamEvent).decode
 _head = msgspec.json.Decoder(Head).decode
@@ -71,10 +72,11 @@ class _Open:
 class Reader:
     """Reads the bytes of one streamed reply."""
 
-    __slots__ = ("_blocks", "_length", "_splitter", "_tools", "_usage", "done")
+    __slots__ = ("_blocks", "_halves", "_length", "_splitter", "_tools", "_usage", "done")
 
     def __init__(self) -> None:
         self.done = False
+        self._halves = Halves()
         self._splitter = SseSplitter()
         self._blocks: dict[int, _Open] = {}
         self._length = 0
@@ -105,6 +107,8 @@ class Reader:
                 return Frame(raw, self._delta(event.index, delta))
             return Frame(raw, self._other(event, raw))
         except (msgspec.DecodeError, UnicodeDecodeError, _Unreadable):
+            if (mended := self._halves.mended(sent.data)) is not None:
+                return self._frame(SseEvent(raw, mended, sent.event))
             return Frame(raw, _NOTHING, True)
 
     def _delta(self, index: int, delta: Delta | None) -> tuple[Event, ...]:

@@ -29,6 +29,7 @@ from mainstay.core.usage import Usage, clamped
 from mainstay.wire.gemini_errors import ErrorStatus, meaning
 from mainstay.wire.gemini_request import SIGNED, Json
 from mainstay.wire.sse import SseEvent, SseSplitter
+from mainstay.wire.surrogates import Halves
 
 FINISH: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -370,11 +371,10 @@ def read_reply(body: bytes) -> tuple[Event, ...]:
 class StreamReader:
     """Reads one streamed reply. Gemini has no event that ends a stream: a finish reason for every candidate does."""
 
-    __slots__ = ("_events", "_splitter", "done")
+    __slots__ = ("_events", "_halves", "_splitter", "done")
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
-        self._splitter = SseSplitter(limit)
-        self._events = _Events()
+        self._splitter, self._events, self._halves = SseSplitter(limit), _Events(), Halves()
         self.done = False
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -384,9 +384,7 @@ class StreamReader:
     def finish(self) -> list[Frame]:
         """The frames of what is left, and ``End`` if the reply is whole: usage may come after the finish reason."""
         frames = [self._frame(event) for event in self._splitter.finish()]
-        if self.done:
-            frames.append(Frame(b"", (End(),)))
-        return frames
+        return [*frames, Frame(b"", (End(),))] if self.done else frames
 
     def _frame(self, event: SseEvent) -> Frame:
         data = event.data
@@ -395,6 +393,8 @@ class StreamReader:
         try:
             events = self._events.of(_reply_decoder.decode(data), data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (mended := self._halves.mended(data)) is not None:
+                return self._frame(SseEvent(event.raw, mended, event.event))
             return Frame(event.raw, (), unread=True)
         self.done = self._events.complete and not self._events.failed
         return Frame(event.raw, tuple(events))

@@ -30,6 +30,7 @@ from mainstay.wire.openai_chat_chunks import CallPiece, Choice, Chunk, Ending, H
 from mainstay.wire.openai_errors import MESSAGE, kind_of, said
 from mainstay.wire.openai_usage import convert_usage, read_usage
 from mainstay.wire.sse import SseSplitter
+from mainstay.wire.surrogates import Halves
 
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -240,13 +241,13 @@ _new_text = cast(Callable[[type[TextDelta], tuple[Any, ...]], TextDelta], tuple.
 class ChatReader:
     """Reads one stream of chunks."""
 
-    __slots__ = ("_split", "_started", "_state", "done", "finished")
+    __slots__ = ("_halves", "_split", "_started", "_state", "done", "finished")
 
     def __init__(self) -> None:
         self.done = False
         self.finished = False
         """A finish reason was seen: a stream that ends now lacks only ``[DONE]``."""
-        self._split = SseSplitter()
+        self._split, self._halves = SseSplitter(), Halves()
         self._state = _State()
         self._started = False
 
@@ -269,6 +270,8 @@ class ChatReader:
         except msgspec.ValidationError:
             return self._odd(raw, data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if (mended := self._halves.mended(data)) is not None:
+                return self._frame(raw, mended, name)
             if name == b"error":
                 return Frame(raw, (Failed("server_error", data[:300].decode("utf-8", "replace"), data),))
             return Frame(raw, (), unread=True)

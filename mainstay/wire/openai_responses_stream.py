@@ -31,6 +31,7 @@ from mainstay.wire.openai_responses_reply import (
     text_of,
 )
 from mainstay.wire.sse import SseEvent, SseSplitter
+from mainstay.wire.surrogates import Halves
 
 Json = dict[str, Any]
 
@@ -87,10 +88,11 @@ _loose = msgspec.json.Decoder(dict[str, Any])
 class ResponsesReader:
     """Reads one stream. Raises ``UpstreamFailed(too_large)`` for an event over ``limit`` bytes."""
 
-    __slots__ = ("_called", "_failed", "_items", "_refused", "_splitter", "_started", "_tools", "done")
+    __slots__ = ("_called", "_failed", "_halves", "_items", "_refused", "_splitter", "_started", "_tools", "done")
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self.done = False
+        self._halves = Halves()
         self._splitter = SseSplitter(limit)
         self._started = False
         self._failed = False
@@ -125,6 +127,8 @@ class ResponsesReader:
                 wire.type = event.event.decode()
             return Frame(event.raw, self._meaning(wire, data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if (mended := self._halves.mended(data)) is not None:
+                return self._frame(SseEvent(event.raw, mended, event.event))
             return Frame(event.raw, (), unread=True)
 
     def _meaning(self, wire: _Wire, data: bytes) -> tuple[Event, ...]:

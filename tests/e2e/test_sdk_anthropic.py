@@ -408,3 +408,25 @@ async def test_models(client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.AuthenticationError) as unknown:
         await client.with_options(api_key="ms-nobody").models.list()
     assert unknown.value.type == "authentication_error"
+
+
+async def test_a_refused_field_is_named_once_and_in_the_callers_words(client: anthropic.AsyncAnthropic) -> None:
+    """``disable_parallel_tool_use`` is what Gemini has no word for, and stands in ``tool_choice``."""
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await client.messages.create(
+            model="gemini",
+            max_tokens=100,
+            messages=user("scene-plain"),
+            tools=[TOOL],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        )
+    assert "tool_choice: Gemini cannot" in refused.value.message
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await client.messages.create(
+            model="gemini",
+            max_tokens=100,
+            messages=user("scene-plain"),
+            tools=[{"type": "web_search_20250305", "name": "web_search"}],
+        )
+    body: Any = refused.value.body
+    assert body["error"]["message"].startswith("tools.0: web_search_20250305, a tool that Anthropic defines")
