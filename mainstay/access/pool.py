@@ -28,7 +28,6 @@ class Pool:
         "asked",
         "code",
         "counted",
-        "dry_until",
         "ends",
         "exact",
         "idle",
@@ -37,6 +36,7 @@ class Pool:
         "newest",
         "older",
         "queue",
+        "rests",
         "second",
         "share",
         "spent",
@@ -59,7 +59,7 @@ class Pool:
         self.queue: list[Ahead] = []  # calls that wait for units, in the order of their numbers
         self.asked: int | None = None  # the id of the Need that is on its way
         self.counted: list[Ahead] = []  # the waiters whose want was in that Need
-        self.dry_until = 0.0  # control has just said that there is nothing (monotonic)
+        self.rests = False  # control has just said that there is no more: it is not asked again for a moment
         self.wait_until = 0.0  # when control expects units (monotonic)
 
     @property

@@ -286,6 +286,9 @@ class Purse:
             self._make_room()
         rule, _, window = parts(claim.pool)
         pool = Pool(claim.pool, claim.rule, exact=(rule, window) not in self._forgot)
+        if self._give:  # what is not handed back yet need not be asked for again
+            pool.share = pool.idle = self._give.pop(claim.pool, 0)
+            self._money.discard(claim.pool)
         self._pools[claim.pool] = pool
         return pool
 

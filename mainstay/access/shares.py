@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mainstay.access.places import Place, Places
 from mainstay.access.rules import CONCURRENT, MOST, SPAN, USD, Rule, parts, window_end
 from mainstay.access.turns import Books, Turns
 from mainstay.core.clock import Clock
 from mainstay.store.database import Database
 from mainstay.store.shares import PoolRow, SharesPort
 
-RECLAIM = 0.2
-"""Seconds that a gateway has to give idle units back."""
+RECLAIM = 1.0
+"""Seconds that a gateway has to give idle units back; one that took longer is waited for again once it has answered.
+
+Less than ``waiting.PATIENCE``, so that a gateway that hangs does not make control look dead.
+"""
 
 DAY = 86_400.0
 
@@ -57,6 +61,19 @@ class _Short:
     others: dict[str, int]
 
 
+@dataclass(slots=True)
+class _Need:
+    """A Need in work."""
+
+    gateway: str
+    epoch: int
+    wants: dict[str, int]  # without those of 0
+    place: Place
+    short: dict[str, _Short] = field(default_factory=dict[str, _Short])
+    wait: dict[str, float] = field(default_factory=dict[str, float])  # what gateways said when asked
+    granted: Granted | None = None
+
+
 class Shares:
     """Who has what of each pool. The shares of all gateways, and what is spent, never exceed a pool's capacity.
 
@@ -74,7 +91,8 @@ class Shares:
         self._clock = clock
         self.reclaim: Reclaim | None = None
         self._turns = Turns(database, store, clock)
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._places = Places()
+        self._silent: dict[str, set[asyncio.Future[float | None]]] = {}  # gateways that have not answered a Reclaim
         self._epochs: dict[str, int] = {}
         self._dead: OrderedDict[str, None] = OrderedDict()
 
@@ -105,18 +123,30 @@ class Shares:
         await self._turns.alone(run)
 
     async def need(self, gateway: str, wants: Mapping[str, int]) -> Granted:
-        """Answer a Need: from what is free, else after asking the other gateways for their idle units."""
-        wants = {pool: want for pool, want in wants.items() if want > 0}
-        epoch = self._epochs.get(gateway, 0)
-        granted = Granted({}, {}, {})
-        short: dict[str, _Short] = await self._turns.take(
-            wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=False)
-        )
-        if short:
-            await asyncio.gather(
-                *(self._gather(gateway, epoch, pool, wants[pool], one, granted) for pool, one in short.items())
-            )
-        return granted
+        """Answer a Need: from what is free, else after asking the other gateways for their idle units.
+
+        ``wants`` names, with 0, also the pools of which the waiting calls have enough: see ``Places``. All is granted at
+        once and the answer returned without another turn of the loop, so that whoever sends it at once has sent it
+        before any later ``Reclaim``.
+        """
+        wanted = {pool: want for pool, want in wants.items() if want > 0}
+        if not wanted:
+            return Granted({}, {}, {})
+        need = _Need(gateway, self._epochs.get(gateway, 0), wanted, self._places.join(wants))
+        try:
+            if self._places.first(need.place):
+                await self._turns.take(wanted, lambda books: self._look(books, need))
+            else:
+                await self._turns.take(wanted, lambda books: self._overtake(books, need))
+                if need.granted is None:
+                    await self._places.until_first(need.place)
+                    await self._turns.take(wanted, lambda books: self._look(books, need))
+            if need.granted is None:
+                await self._gather(need)
+                await self._turns.take(wanted, lambda books: self._grant(books, need))
+        finally:
+            self._places.leave(need.place)
+        return need.granted or Granted({}, {}, {})
 
     async def give(self, gateway: str, units: Mapping[str, int]) -> None:
         """Units that the gateway has given back, of its own accord or on request."""
@@ -199,87 +229,105 @@ class Shares:
         return len(old)
 
     async def close(self) -> None:
-        """Wait until everything that was asked is done."""
+        """Wait until everything that was asked is done; gateways that hang are given up."""
+        late = [task for tasks in self._silent.values() for task in tasks]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         await self._turns.close()
 
     # granting
 
-    def _grant(
-        self, books: Books, gateway: str, epoch: int, wants: Mapping[str, int], granted: Granted, *, last: bool
-    ) -> dict[str, _Short]:
-        if gateway in self._dead or epoch != self._epochs.get(gateway, 0):
-            return {}  # nobody is there any more to take it
-        short: dict[str, _Short] = {}
-        for pool, want in wants.items():
+    def _overtake(self, books: Books, need: _Need) -> None:
+        """Grant it before its turn, where that takes nothing from those who came earlier."""
+        for pool, want in need.wants.items():
+            rule = self._rules(parts(pool)[0])
+            if rule is not None:
+                free = rule.amount - books.rows[pool].taken
+                if free < want + self._places.promised(pool, before=need.place):
+                    return
+        self._grant(books, need)
+
+    def _look(self, books: Books, need: _Need) -> None:
+        """Grant it where enough is free or nobody else has any; else see who has, and how much is missing."""
+        need.short = {}
+        for pool, want in need.wants.items():
+            row = books.rows[pool]
+            rule = self._rules(parts(pool)[0])
+            missing = 0 if rule is None else want - max(rule.amount - row.taken, 0)
+            if missing > 0:
+                others = {
+                    name: share.granted - share.spent
+                    for name, share in row.shares.items()
+                    if name != need.gateway and share.until is None and share.granted > share.spent
+                }
+                if others:
+                    need.short[pool] = _Short(missing, others)
+        if not need.short or self._void(need):
+            self._grant(books, need)
+
+    def _grant(self, books: Books, need: _Need) -> None:
+        """Grant what there is, and leave the line: what it got is no longer promised to it."""
+        self._places.leave(need.place)
+        need.granted = granted = Granted({}, {}, {})
+        if self._void(need):
+            return
+        for pool, want in need.wants.items():
             row = books.rows[pool]
             rule = self._rules(parts(pool)[0])
             if rule is None:
                 units = free = min(want, MOST)
             else:
                 free = max(rule.amount - row.taken, 0)
-                units = _portion(free, want, rule.amount)
-                if units < want and not last:
-                    others = {
-                        name: share.granted - share.spent
-                        for name, share in row.shares.items()
-                        if name != gateway and share.until is None and share.granted > share.spent
-                    }
-                    if others:
-                        short[pool] = _Short(want - units, others)
-                        continue
+                units = _portion(free, want, self._places.promised(pool), rule.amount)
                 if units < want:
-                    granted.wait[pool] = self._expected(pool, row, rule, granted.wait.get(pool))
+                    granted.wait[pool] = self._expected(pool, row, rule, need.wait.get(pool))
             if units > 0:
-                books.add(pool, gateway, units)
-                granted.units[pool] = granted.units.get(pool, 0) + units
+                books.add(pool, need.gateway, units)
+                granted.units[pool] = units
             granted.left[pool] = max(free - units, 0)
-        return short
 
-    async def _gather(self, gateway: str, epoch: int, pool: str, want: int, short: _Short, granted: Granted) -> None:
-        """Ask the other gateways for what is missing, then grant what there is; one at a time per pool."""
-        lock, users = self._locks.get(pool, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[pool] = (lock, users + 1)
-        wants = {pool: want}
-        try:
-            behind = lock.locked()
-            async with lock:
-                if behind:  # whoever was before has changed everything
-                    again: dict[str, _Short] = await self._turns.take(
-                        wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=False)
-                    )
-                    if pool not in again:
-                        return
-                    short = again[pool]
-                wait = await self._ask(pool, short.missing, short.others)
-                if wait is not None:
-                    granted.wait[pool] = wait
-                await self._turns.take(
-                    wants, lambda books: self._grant(books, gateway, epoch, wants, granted, last=True)
-                )
-                if granted.units.get(pool, 0) >= want:
-                    granted.wait.pop(pool, None)
-        finally:
-            lock, users = self._locks[pool]
-            if users == 1:
-                del self._locks[pool]
-            else:
-                self._locks[pool] = (lock, users - 1)
+    def _void(self, need: _Need) -> bool:
+        """Whether nobody is there any more to take what it gets."""
+        return need.gateway in self._dead or need.epoch != self._epochs.get(need.gateway, 0)
+
+    async def _gather(self, need: _Need) -> None:
+        """Ask the other gateways for what is missing, of all pools at once."""
+        short = need.short
+        waits = await asyncio.gather(*(self._ask(pool, one.missing, one.others) for pool, one in short.items()))
+        need.wait = {pool: wait for pool, wait in zip(short, waits, strict=True) if wait is not None}
 
     async def _ask(self, pool: str, units: int, others: Mapping[str, int]) -> float | None:
         """Reclaim from these gateways at once; the soonest time at which one of them expects units."""
-        if not others:
+        tasks = {
+            asyncio.ensure_future(self._reclaimed(gateway, pool, min(units, most))): gateway
+            for gateway, most in others.items()
+            if gateway not in self._silent
+        }
+        if not tasks:
             return None
-        tasks = [
-            asyncio.ensure_future(self._reclaimed(gateway, pool, min(units, most))) for gateway, most in others.items()
-        ]
         try:
-            done, _ = await asyncio.wait(tasks, timeout=RECLAIM)
-        finally:
+            done, late = await asyncio.wait(tasks, timeout=RECLAIM)
+        except asyncio.CancelledError:
             for task in tasks:
-                task.cancel()  # what a late one still gives back arrives as a Give
+                task.cancel()
+            raise
+        for task in late:
+            self._wait_no_more(tasks[task], task)
         waits = [wait for task in done if (wait := task.result()) is not None]
         return min(waits, default=None)
+
+    def _wait_no_more(self, gateway: str, task: asyncio.Future[float | None]) -> None:
+        """The gateway hangs: until it answers, nobody else waits for it. What it then gives back is booked as any Give."""
+        tasks = self._silent.setdefault(gateway, set())
+        tasks.add(task)
+
+        def answered(task: asyncio.Future[float | None]) -> None:
+            tasks.discard(task)
+            if not tasks and self._silent.get(gateway) is tasks:
+                del self._silent[gateway]
+
+        task.add_done_callback(answered)
 
     async def _reclaimed(self, gateway: str, pool: str, units: int) -> float | None:
         try:
@@ -329,9 +377,12 @@ class Shares:
         return Status(ident, scope, window, limit, row.spent, row.taken - row.spent, max((limit or 0) - row.taken, 0))
 
 
-def _portion(free: int, want: int, capacity: int) -> int:
-    """How much of ``free`` to grant: what is wanted and an eighth of the rest, but exactly the want near the end."""
+def _portion(free: int, want: int, promised: int, capacity: int) -> int:
+    """How much of ``free`` to grant: what is wanted and an eighth of the rest, but exactly the want near the end.
+
+    ``promised`` is what others wait for: the rest is only what nobody has asked for.
+    """
     if free <= want:
         return free
-    rest = free - want
+    rest = free - want - promised
     return want + (rest // 8 if rest > capacity // 16 else 0)

@@ -1,4 +1,7 @@
-"""Calls that wait for units from control: first come, first served, one Need on its way per pool."""
+"""Calls that wait for units from control: first come, first served, one Need on its way per pool.
+
+A call is refused only by the answer to a Need that was sent after it came and in which it was counted.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from mainstay.core.clock import Clock
 from mainstay.core.errors import OverLimit, Unavailable
 
 Ask = Callable[[int, dict[str, int]], None]
-"""Sends a Need with this id and these wants. Raises ``ConnectionError`` where control is away."""
+"""Sends a Need with this id and these wants. Raises ``ConnectionError`` where control is away.
+
+A want of 0 names a pool of which the waiting calls have enough here, as long as nobody else gets it meanwhile.
+"""
 
 SOON = 0.25
 """Seconds after which a rule that would rather let a call pass (soft, or ``unreachable: allow``) does so."""
@@ -23,8 +29,11 @@ SOON = 0.25
 PATIENCE = 2.0
 """Seconds after which control, although connected, counts as away for every rule."""
 
-DRY = 0.02
-"""Seconds for which control's word that nothing is left is believed without asking again."""
+REST = 0.02
+"""Seconds between control's word that there is no more of a pool and the next question for it.
+
+Whoever comes meanwhile waits for that question, so that callers who ask in vain do not keep control busy.
+"""
 
 MOST = 10_000
 """Calls that may wait at a time."""
@@ -80,6 +89,7 @@ class Waiting(Generic[H]):
         self._needs: dict[int, list[tuple[Pool, int]]] = {}
         self._last = 0
         self._changed: deque[Pool] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._advancing = False
 
     def __len__(self) -> int:
@@ -89,7 +99,7 @@ class Waiting(Generic[H]):
         """What ``take`` makes, once there are units for it. Raises ``OverLimit``, or ``Unavailable`` if too many wait."""
         if len(self._waiters) >= MOST:
             raise Unavailable("too many calls wait for their share of a limit; try again in a second")
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._last += 1
         waiter: Waiter[H] = Waiter(self._last, claims, ask, loop.create_future())
         self._waiters[waiter.number] = waiter
@@ -124,7 +134,7 @@ class Waiting(Generic[H]):
             pool.asked = None
             counted, pool.counted = pool.counted, []
             if units.get(pool.name, 0) < want:
-                pool.dry_until = now + DRY
+                self._rest(pool)
                 for one in counted:
                     waiter = self._waiters.get(one.number)
                     if waiter is not None:
@@ -181,7 +191,7 @@ class Waiting(Generic[H]):
                 now = self._clock.monotonic()
                 for claim, pool in short:
                     hopeless = claim.units > claim.rule.amount
-                    if hopeless or pool.name in waiter.refused or now < pool.dry_until:
+                    if hopeless or pool.name in waiter.refused or (pool.rests and claim.rule.soft):
                         if not claim.rule.soft:
                             return self._refuse(waiter, over(claim, pool, now))
                         waiter.forced.add(pool.name)
@@ -212,16 +222,26 @@ class Waiting(Generic[H]):
         return bool(new)
 
     def _request(self, waiter: Waiter[H], pools: list[Pool]) -> bool:
-        """Send one Need for these pools and everybody who stands there; False where control is away."""
+        """Send one Need for these pools and everybody who stands there; False where control is away.
+
+        A pool that rests is asked for afterwards. Whatever else those calls claim is named too: control lets nobody have
+        it before they have their answer, else two gateways could each take what the other's calls lack.
+        """
         wants: dict[str, int] = {}
         asked: list[tuple[Pool, int]] = []
         for pool in pools:
+            if pool.rests:
+                continue
             want = sum(self._waiters[one.number].units[pool.name] for one in pool.queue) - pool.idle
             if want > 0 and pool.name not in wants:
                 wants[pool.name] = want
                 asked.append((pool, want))
         if not wants:
             return True
+        for pool, _ in asked:
+            for one in pool.queue:
+                for name in self._waiters[one.number].units:
+                    wants.setdefault(name, 0)
         self._last += 1
         need = self._last
         try:
@@ -233,6 +253,15 @@ class Waiting(Generic[H]):
             pool.counted = list(pool.queue)
         self._needs[need] = asked
         return True
+
+    def _rest(self, pool: Pool) -> None:
+        if self._loop is not None and not pool.rests:
+            pool.rests = True
+            self._loop.call_later(REST, self._rested, pool)
+
+    def _rested(self, pool: Pool) -> None:
+        pool.rests = False
+        self.changed(pool)
 
     def _stand(self, waiter: Waiter[H], short: Short) -> None:
         names = {pool.name for _, pool in short}

@@ -10,8 +10,9 @@ from typing import Any
 
 from mainstay.access.hold import Hold
 from mainstay.access.purse import Purse
-from mainstay.access.rules import REQUESTS, USD, Rule, claims, parts
+from mainstay.access.rules import REQUESTS, USD, Claim, Rule, claims, parts
 from mainstay.access.shares import Shares
+from mainstay.access.waiting import REST
 from mainstay.core.clock import FixedClock
 from mainstay.core.errors import OverLimit
 from mainstay.store.database import Database
@@ -52,6 +53,21 @@ class Gateway:
     cursor: int = 0
     recovered: bool = False
     crashed: dict[str, int] = field(default_factory=dict)  # what calls held when it died
+
+
+@dataclass(eq=False)
+class Call:
+    """A call, and what has become of it."""
+
+    gateway: Gateway
+    claims: list[Claim]
+    task: asyncio.Task[None] | None = None
+    admitted: bool = False
+    error: OverLimit | None = None
+
+    @property
+    def decided(self) -> bool:
+        return self.task is not None and self.task.done()
 
 
 class World:
@@ -166,8 +182,8 @@ class World:
         gateway.down.append(("reclaim", number, pool, units))
         return await future
 
-    def to_control(self, gateway: Gateway) -> bool:
-        """Deliver the oldest message of a gateway."""
+    def to_control(self, gateway: Gateway, *, wait: bool = True) -> bool:
+        """Deliver the oldest message of a gateway; not ``wait``: together with what happens next."""
         queue = gateway.up or gateway.stale
         if not queue:
             return False
@@ -179,18 +195,19 @@ class World:
         elif kind == "give":
             self._task(self.shares.give(gateway.id, content[0]))
         else:
-            number, units, wait = content
+            number, units, after = content
             pool, future = gateway.reclaims.pop(number, (None, None))
             if pool is None:
                 return True  # a connection that is gone had asked: the message is void
             self._task(self.shares.give(gateway.id, {pool: units}))
             if future is not None and not future.done():
-                future.set_result(wait)
-        self.settled()
+                future.set_result(after)
+        if wait:
+            self.settled()
         return True
 
-    def to_gateway(self, gateway: Gateway) -> bool:
-        """Deliver the oldest message to a gateway."""
+    def to_gateway(self, gateway: Gateway, *, wait: bool = True) -> bool:
+        """Deliver the oldest message to a gateway; not ``wait``: together with what happens next."""
         if not gateway.down:
             return False
         kind, *content = gateway.down.popleft()
@@ -198,9 +215,10 @@ class World:
             gateway.purse.credit(*content)
         else:
             number, pool, units = content
-            given, wait = gateway.purse.reclaim(pool, units)
-            gateway.up.append(("reclaimed", number, given, wait))
-        self.settled()
+            given, after = gateway.purse.reclaim(pool, units)
+            gateway.up.append(("reclaimed", number, given, after))
+        if wait:
+            self.settled()
         return True
 
     async def _greet(self, gateway: Gateway, session: int, shares: dict[str, int]) -> None:
@@ -220,9 +238,14 @@ class World:
 
     # calls
 
-    def call(self, gateway: Gateway, tokens: int, nano: int) -> asyncio.Task[None]:
-        """A call asks to be admitted."""
-        wanted = claims([(rule, "") for rule in self.rules.values()], self.clock.now(), tokens, nano)
+    def call(self, gateway: Gateway, tokens: int, nano: int) -> Call:
+        """A call under all rules asks to be admitted."""
+        return self.ask(gateway, list(self.rules.values()), tokens, nano)
+
+    def ask(self, gateway: Gateway, rules: list[Rule], tokens: int, nano: int, *, wait: bool = True) -> Call:
+        """A call under these rules asks to be admitted; not ``wait``: together with what happens next."""
+        wanted = claims([(rule, "") for rule in rules], self.clock.now(), tokens, nano)
+        call = Call(gateway, wanted)
 
         def ask(need: int, wants: dict[str, int]) -> None:
             if not gateway.connected:
@@ -233,17 +256,27 @@ class World:
             try:
                 hold = await gateway.purse.acquire(wanted, ask)
             except OverLimit as error:
+                call.error = error
                 self.refusals.append(error)
                 return
             if any(claim.rule.code == REQUESTS for claim in wanted):
                 self.admitted.append(self.clock.monotonic())
+            call.admitted = True
             gateway.holds.append(hold)
 
-        task = self.loop.create_task(admitted())
+        call.task = task = self.loop.create_task(admitted())
         gateway.calls.add(task)
         task.add_done_callback(gateway.calls.discard)
+        if wait:
+            self.settled()
+        return call
+
+    def leave(self, call: Call) -> None:
+        """A caller goes away, unless its call has been decided."""
         self.settled()
-        return task
+        if call.task is not None:
+            call.task.cancel()
+            self.settled()
 
     def end(self, gateway: Gateway, which: int, tokens: int, nano: int) -> None:
         """A call ends; its charges go to the journal."""
@@ -336,6 +369,18 @@ class World:
                 total += added([*gateway.journal, gateway.crashed]).get(pool, 0)
         return total
 
+    def unused(self) -> dict[str, int]:
+        """Units of each pool that no call holds and none has used: every gateway that can give what stands idle."""
+
+        async def work() -> dict[str, int]:
+            return {f"{one.rule}|{one.scope}|{one.window}": one.left for one in await self.shares.status(exact=True)}
+
+        task = self.loop.create_task(work())
+        self.settled()
+        while not task.done():
+            self.flow()
+        return task.result()
+
     def heal(self) -> None:
         """Everything is connected, every message arrives, every call ends, every journal is read."""
         for gateway in self.gateways:
@@ -352,12 +397,16 @@ class World:
             self.recover(gateway)
 
     def flow(self) -> None:
-        """Deliver messages until there are none."""
+        """Deliver messages until there are none, and nobody waits for a moment to ask again."""
         moved = True
         while moved:
             moved = False
             for one in self.gateways:
                 moved = self.to_control(one) or self.to_gateway(one) or moved
+            if not moved and any(one.alive and one.purse.gauges()["calls_waiting_for_units"] for one in self.gateways):
+                self.clock.advance(2 * REST)
+                self.settled()
+                moved = any(one.up or one.down for one in self.gateways)
 
 
 def added(records: list[dict[str, int]]) -> dict[str, int]:

@@ -205,10 +205,71 @@ async def test_too_little_refuses_with_the_time_at_which_more_is_expected() -> N
     hold.settle(nano=10)
     assert isinstance(done[1], Hold)
     done[1].settle(nano=10)
-    with pytest.raises(OverLimit) as refused:  # believed for a moment, without asking again
-        await purse.acquire([claim(MONEY, 10)], control.ask)
+
+
+async def until_asked(control: Control) -> dict[str, int]:
+    while not control.asked:
+        await asyncio.sleep(0)
+    return control.asked[0][1]
+
+
+async def test_who_comes_later_is_refused_by_no_older_answer() -> None:
+    purse = Purse(FixedClock())
+    control = Control(purse)
+    first = asyncio.create_task(purse.acquire([claim(MONEY, 10)], control.ask))
+    await turn()
+    second = asyncio.create_task(purse.acquire([claim(MONEY, 10)], control.ask))  # its want is not in that Need
+    await turn()
+    control.answer(0, wait=42.0)
+    with pytest.raises(OverLimit) as refused:
+        await first
     assert refused.value.retry_after == 42.0
+    third = asyncio.create_task(purse.acquire([claim(MONEY, 10)], control.ask))
+    await turn()
+    assert not control.asked, "control has just been asked: they wait for the next question"
+    assert list((await until_asked(control)).values()) == [20]
+    control.answer(10)
+    assert isinstance(await second, Hold)
+    with pytest.raises(OverLimit):
+        await third
     assert not control.asked
+
+
+async def test_a_soft_rule_keeps_nobody_waiting_for_the_next_question() -> None:
+    purse = Purse(FixedClock())
+    control = Control(purse)
+    first = asyncio.create_task(purse.acquire([claim(SOFT, 10)], control.ask))
+    await turn()
+    control.answer(0)
+    assert (await first).warnings
+    second = asyncio.create_task(purse.acquire([claim(SOFT, 10)], control.ask))
+    await turn()
+    assert second.done()
+    assert not control.asked
+
+
+async def test_a_need_names_what_its_calls_have_already() -> None:
+    clock = FixedClock()
+    purse = filled(clock, claim(AT_ONCE))
+    control = Control(purse)
+    wanted = [claim(AT_ONCE), claim(MONEY, 10), claim(PER_MINUTE)]
+    call = asyncio.create_task(purse.acquire(wanted, control.ask))
+    await turn()
+    assert control.asked[0][1] == {wanted[0].pool: 0, wanted[1].pool: 10, wanted[2].pool: 1}
+    control.answer()
+    assert isinstance(await call, Hold)
+
+
+def test_a_forgotten_pool_finds_what_it_had_not_given_back() -> None:
+    purse = Purse(FixedClock(), most=1)
+    per_user = Rule("budget:u", "usd", "total", 50, "each user")
+    one, two = (Claim(per_user, per_user.pool(name, 0), 5) for name in ("one", "two"))
+    purse.try_hold([one])
+    purse.credit(1, {one.pool: 20})
+    purse.try_hold([two])  # the first makes room for it
+    assert isinstance(purse.try_hold([one]), Hold)
+    assert purse.reclaim(one.pool, 100)[0] == 15
+    assert purse.idle_to_give() == {}
 
 
 async def test_a_call_larger_than_the_limit_is_refused_without_asking() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from mainstay.access import waiting
 from mainstay.access.purse import Purse
 from mainstay.access.rules import Claim, Rule
 from mainstay.access.shares import Shares
@@ -151,8 +150,7 @@ async def test_a_gateway_that_has_the_snapshot_already_is_not_sent_it(home: Home
     assert end.loaded == [("d1", b"one")]
 
 
-async def test_units_come_on_request_and_back_from_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "DRY", 0.0)
+async def test_units_come_on_request_and_back_from_others(home: Home) -> None:
     control = await home.control()
     one, two = home.end("gateway-a"), home.end("gateway-b")
     await until(ready(control, "gateway-a", "gateway-b"))
