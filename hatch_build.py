@@ -20,7 +20,7 @@ HOT = {
     "wire": "json_edit sse",
     "access": "authenticate hold pool purse rules waiting",
     "ledger": "frames journal recording segment",
-    "upstream": "ask breaker gate http http_client http_connection http_heads http_target",
+    "upstream": "ask breaker gate http http_client http_connection http_heads http_source http_target",
     "gateway": "active admit attempt cache content identify pipeline record resolve retry routed stream target",
     "edge": "door http_connection http_exchange http_head http_incoming model_api status",
 }

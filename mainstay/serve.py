@@ -141,6 +141,9 @@ class Supervisor:
         environment.update(_environment(self._settings))
         environment.update(_same_package(environment))
         environment.setdefault("MALLOC_ARENA_MAX", "1")  # one thread allocates: more arenas only hold memory back
+        if child is not self._control:
+            # Large bodies go back to the system at once; left alone the allocator keeps room for the largest it has seen.
+            environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(1024 * 1024))
         try:
             child.process = subprocess.Popen(
                 [*child.arguments, "--ready", str(ready_write)],

@@ -119,6 +119,8 @@ class Active:
             progress.see(frame.events)
             if progress.failed is not None:
                 self._failure = _failure_in(progress.failed)
+                if self.source is not None:
+                    self.source.hide(self._failure)
                 kept = [one for one in frames[:i] if not one.unread]
                 break
         if not self._call.stream and progress.usage is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mainstay.core.errors import Unsupported
+from mainstay.core.errors import Unsupported, UpstreamFailed
 from mainstay.core.event import Frame
 from mainstay.core.model import ModelFacts
 from mainstay.core.request import Message, Request, Text
@@ -162,6 +162,10 @@ class Source(Protocol):
 
     async def next(self) -> list[Frame]:
         """The next frames; an empty list at the end. Raises ``UpstreamFailed``."""
+        ...
+
+    def hide(self, failure: UpstreamFailed) -> None:
+        """Take out of ``failure``, made of what the provider said, what it quotes of our own secrets."""
         ...
 
     def close(self) -> None:

@@ -280,5 +280,8 @@ class SimSource:
             return [Frame(body, self.dialect.glance(self._ask.operation, body))]
         return [Frame(None, self.dialect.read_reply(body))]
 
+    def hide(self, failure: UpstreamFailed) -> None:
+        """There is no secret."""
+
     def close(self) -> None:
         """Nothing is held."""

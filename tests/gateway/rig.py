@@ -88,6 +88,9 @@ class Source:
                     return frames
         return []
 
+    def hide(self, failure: UpstreamFailed) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
