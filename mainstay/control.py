@@ -311,11 +311,12 @@ class Control:
     async def _sweep_cache(self) -> None:
         """Keep the exact cache's files within their bytes and their time: when gateways ask for it, and every minute."""
         folder, swept = self.settings.cache, float("-inf")
+        limit = 0 if self.settings.cache_url else self.settings.cache_disk_bytes
         while True:
             if self.clock.monotonic() - swept >= _MINUTE or cache_files.wanted(folder):
                 swept = self.clock.monotonic()
                 try:
-                    await asyncio.to_thread(cache_files.sweep, folder, self.settings.cache_disk_bytes, self.clock.now())
+                    await asyncio.to_thread(cache_files.sweep, folder, limit, self.clock.now())
                 except OSError as error:
                     log.warning("the cache's files cannot be swept: %s", error)
             await asyncio.sleep(1.0)

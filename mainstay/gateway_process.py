@@ -80,15 +80,8 @@ class Gateway:
         stored = StoredResponses(ControlDoor(settings.admin_socket))
         compactions = Compactions(vault.compaction_key())
         self.memory = Memory(settings.cache_bytes, clock)
-        self.shared = _shared_cache(settings, self.name, clock)
-        self.link = Link(
-            settings.link_socket,
-            self.name,
-            self.purse,
-            load=self.load,
-            digest=lambda: self.plan.digest if self.plan is not None else None,
-            stats=self.stats,
-        )
+        self.shared = _shared_cache(settings, self.name, vault, clock)
+        self.link = self._link()
         self.pipeline = Pipeline(
             (
                 Record(self.journal, clock, status_of),
@@ -122,6 +115,16 @@ class Gateway:
             takes_refused=takes_refused,
             on_error=_on_error,
             room=self.pool.room,
+        )
+
+    def _link(self) -> Link:
+        return Link(
+            self.settings.link_socket,
+            self.name,
+            self.purse,
+            load=self.load,
+            digest=lambda: self.plan.digest if self.plan is not None else None,
+            stats=self.stats,
         )
 
     def _in_force(self) -> Plan:
@@ -201,7 +204,12 @@ class Gateway:
             await self.shared.close()
 
 
-def _shared_cache(settings: Settings, name: str, clock: Clock) -> Shared | None:
+def _shared_cache(settings: Settings, name: str, vault: Vault, clock: Clock) -> Shared | None:
+    """Where the exact cache's entries are beside this process's memory; None where there is no such place."""
+    if settings.cache_url and settings.cache_bytes:
+        from mainstay.gateway.cache_valkey import Server  # most have none, and a gateway is to be small
+
+        return Server(settings.cache_url, vault.cache_key(), clock)
     if not settings.cache_bytes or not settings.cache_disk_bytes:
         return None
     return Files(settings.cache, name, settings.cache_disk_bytes, clock, settings.workers)

@@ -8,8 +8,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 _SOCKET_PATH = 90
 """A socket's path may have 108 bytes on Linux and 104 elsewhere; longer folders get a stand-in."""
@@ -33,6 +35,7 @@ class Settings:
     disk_full: Literal["refuse", "serve"] = "refuse"
     cache_bytes: int = 24 * 1024 * 1024
     cache_disk_bytes: int = 256 * 1024 * 1024
+    cache_url: str = ""
     max_body: int = 32 * 1024 * 1024
     connections: int = 10_000
     retention_days: int = 90
@@ -130,9 +133,25 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
         raise BadSetting("workers is a number from 1 to 256")
     if not 0 <= settings.port <= 65535:
         raise BadSetting("port is a number from 0 to 65535")
+    if settings.cache_url:
+        _check_server(settings.cache_url)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise BadSetting("tls_cert and tls_key go together; give both or none")
     return settings
+
+
+def _check_server(url: str) -> None:
+    """Before anything starts: a gateway would fail at it again and again. What is given is not repeated: it may hold
+    a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("valkey", "valkeys", "redis", "rediss", "unix") and (parts.port is None or parts.port)
+    except ValueError:
+        good = False
+    if not good:
+        raise BadSetting("cache_url is the address of a server, such as valkey://cache.internal:6379/0")
+    if find_spec("valkey") is None:
+        raise BadSetting("cache_url needs the module valkey; run: pip install 'mainstay[valkey]'")
 
 
 def _path(value: object) -> Path:
@@ -158,6 +177,7 @@ _KINDS = {
     "disk_full": str,
     "cache_bytes": _int,
     "cache_disk_bytes": _int,
+    "cache_url": str,
     "max_body": _int,
     "connections": _int,
     "retention_days": _int,

@@ -95,6 +95,10 @@ class Vault:
         """The key of compacted conversations, which callers keep for us: 32 bytes that follow from the master key."""
         return self._derived(b"compaction")
 
+    def cache_key(self) -> bytes:
+        """The key of cached answers in a server that others may use too: 32 bytes that follow from the master key."""
+        return self._derived(b"cache")
+
     def seal(self, text: str) -> str:
         """``text`` made unreadable."""
         data = text.encode("utf-8", "surrogatepass")

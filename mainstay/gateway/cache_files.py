@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import stat
 import threading
 from collections.abc import Awaitable, Callable
@@ -44,7 +45,7 @@ _LEFT_BEHIND = 60.0
 class Files:
     """Entries as files in ``folder``, named by their keys' digests, written under another name and renamed.
 
-    A file's modification time is when it expires, so that a sweep opens none. The folder stays below ``limit`` bytes:
+    A file's modification time is about when it expires, so that a sweep opens none. The folder stays below ``limit`` bytes:
     ``sweep`` (the control process's work) makes room, and between two sweeps the gateways together write an eighth of
     the limit at most; entries that find no room, are larger than a gateway's part of it, or cannot be written, stay in
     the memory of the process that has them. ``workers`` is how many gateways share the folder: with one, what is in
@@ -245,8 +246,8 @@ class Files:
                 written, size = os.writev(descriptor, parts), sum(map(len, parts))
                 while written < size:  # a large one, or the disk's last bytes
                     written += os.write(descriptor, b"".join(parts)[written:])
-                # The last digits tell apart what was written within one tick of the clock.
-                until = int(expires * 1e6) * 1000 + self._number % 1000
+                # The second after it expires; the rest tells it from others that get the same inode.
+                until = (int(expires) + 1) * 1_000_000_000 + random.randrange(1_000_000_000)
                 os.utime(descriptor, ns=(until, until))
                 status = os.fstat(descriptor)
             finally:

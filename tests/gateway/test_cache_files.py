@@ -379,7 +379,7 @@ async def test_a_sweep_removes_what_has_expired_first_and_what_was_left_behind(p
     mine = place.folder / ".gw_9.2"
     mine.write_bytes(b"being written")
     os.utime(mine, (place.clock.now(),) * 2)
-    place.clock.advance(31)
+    place.clock.advance(32)
     os.utime(mine, (place.clock.now(),) * 2)
     assert sweep(place.folder, 1 << 20, place.clock.now()) == 2 * 4096
     names = {path.name for path in place.folder.iterdir()}
