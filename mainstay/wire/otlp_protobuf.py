@@ -16,9 +16,7 @@ fixed32 = Struct("<I")
 
 def broken(what: str) -> Invalid:
     """The error for bytes that are not what they should be."""
-    return Invalid(
-        f"This is no OTLP message: {what}. Send what the content type says, in protobuf or in JSON.", code=CODE
-    )
+    return Invalid(f"This is no OTLP message in protobuf: {what}.", code=CODE)
 
 
 def too_long() -> Invalid:
