@@ -9,6 +9,7 @@ import re
 import msgspec
 
 from mainstay.core.errors import Invalid
+from mainstay.wire.surrogates import cut_emoji
 
 POLICY = frozenset(
     """
@@ -81,7 +82,7 @@ def members(body: bytes) -> tuple[dict[str, msgspec.Raw], tuple[int, int]]:
     try:
         values = _outline.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _no_object() from None
+        raise cut_emoji(body) or _no_object() from None
     if len(values) > MEMBERS:
         raise Invalid(f"the body has more than {MEMBERS} fields at its top level", code="too_many_fields")
     if not POLICY.issuperset(values):

@@ -9,13 +9,28 @@ from __future__ import annotations
 
 import re
 
+from mainstay.core.errors import Invalid
+
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(?P<first>u[dD][89abAB][0-9a-fA-F]{2})|(?P<second>u[dD][c-fC-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
 """One escape, or the two of a whole pair."""
+_SOUND = re.compile(
+    rb"(?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F][0-9a-fA-F]{2})|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*+",
+    re.DOTALL,
+)
+"""All that comes before the first lone half, found in one pass without a call."""
+_LONE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _REPLACEMENT = rb"\ufffd"
+_LOOKED_AT = 1024 * 1024
+"""Bytes of a request that cannot be read in which halves are looked for; a longer one is not worth the time."""
+
+
+def _has_lone(data: bytes) -> bool:
+    sound = _SOUND.match(data)
+    return sound is not None and _LONE.match(data, sound.end()) is not None
 
 
 class Halves:
@@ -32,26 +47,35 @@ class Halves:
         A second half at the beginning of a string gets the first that waits, a first half at the end of one is taken out
         and waits, and any other becomes U+FFFD.
         """
-        before, waiting, found = self._waiting, b"", False
+        if not _has_lone(data):
+            return None
+        before, waiting = self._waiting, b""
 
         def whole(match: re.Match[bytes]) -> bytes:
-            nonlocal waiting, found
+            nonlocal waiting
             escape = match[0]
             if match["first"] is not None:
-                found = True
                 if data[match.end() : match.end() + 1] != b'"':
                     return _REPLACEMENT
                 waiting = escape
                 return b""
             if match["second"] is not None:
-                found = True
                 start = match.start()
                 begins = data[start - 1 : start] == b'"' and data[start - 2 : start - 1] != b"\\"
                 return before + escape if begins and before else _REPLACEMENT
             return escape
 
         mended = _ESCAPE.sub(whole, data)
-        if not found:
-            return None
         self._waiting = waiting
         return mended
+
+
+def cut_emoji(body: bytes) -> Invalid | None:
+    """What is wrong with a request that holds a lone half, as a text cut by UTF-16 units does; None if it has none."""
+    if len(body) > _LOOKED_AT or not _has_lone(body):
+        return None
+    return Invalid(
+        "a text in the body holds half of a surrogate pair (an emoji cut in two, such as \\ud83d alone); cut texts by "
+        "whole characters",
+        code="invalid_json",
+    )

@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mainstay.core.errors import Invalid
 from mainstay.core.event import Frame, TextDelta
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.dialect import Dialect
@@ -19,7 +22,7 @@ FIRST, SECOND = r"\ud83d", r"\ude00"
 
 
 @pytest.mark.parametrize(
-    ("given", "mended"),
+    ("sent", "mended"),
     [
         ([rf'"A{FIRST}"', rf'"{SECOND}B"'], ['"A"', '"😀B"']),
         ([rf'"{FIRST}"', rf'"{SECOND}"'], ['""', '"😀"']),
@@ -32,15 +35,31 @@ FIRST, SECOND = r"\ud83d", r"\ude00"
         ([rf'["\\{FIRST[1:]}","{FIRST}"]'], [r'["\\ud83d",""]']),  # the first is a backslash and five letters
     ],
 )
-def test_halves(given: list[str], mended: list[str]) -> None:
+def test_halves(sent: list[str], mended: list[str]) -> None:
     halves = Halves()
-    found = [halves.mended(data.encode()) for data in given]
+    found = [halves.mended(data.encode()) for data in sent]
     assert [json.loads(data or b"null") for data in found] == [json.loads(data) for data in mended]
+
+
+@given(st.lists(st.sampled_from(['"', "\\", "u", "d83d", "de00", FIRST, SECOND, "x", "\\n", "D9"]), max_size=12))
+def test_what_is_mended_has_no_halves_left(pieces: list[str]) -> None:
+    """So that reading what was mended comes to an end."""
+    halves = Halves()
+    halves.mended(f'"{FIRST}"'.encode())
+    mended = halves.mended("".join(pieces).encode())
+    assert mended is None or Halves().mended(mended) is None
 
 
 @pytest.mark.parametrize("whole", ['{"a":"b"}', rf'"{FIRST}{SECOND}"', r'"\\ud83d"', "{", '"\\'])
 def test_what_has_no_halves_is_left_to_others(whole: str) -> None:
     assert Halves().mended(whole.encode()) is None
+
+
+@pytest.mark.parametrize("dialect", [OpenAIChat(), OpenAIResponses(), Anthropic()], ids=lambda one: one.name)
+def test_a_request_with_half_an_emoji_is_told_so(dialect: Dialect) -> None:
+    body = f'{{"model":"m","max_tokens":9,"input":"x","messages":[{{"role":"user","content":"A{FIRST}"}}]}}'
+    with pytest.raises(Invalid, match="half of a surrogate pair"):
+        dialect.peek("chat", body.encode(), "application/json")
 
 
 STREAMS: dict[str, tuple[Dialect, Callable[[str], str]]] = {
