@@ -9,6 +9,8 @@ from mainstay.core.errors import UpstreamFailed
 
 HIDDEN = "[hidden]"
 
+_ESCAPED = {"/": ("\\/",), "+": ("\\u002B", "\\u002b"), "=": ("\\u003D", "\\u003d")}
+"""Characters of keys that need no escape in JSON, and that some escape all the same."""
 _SHORTEST = 8
 """Characters of a secret that is looked for; a shorter one would be found in every other word."""
 
@@ -18,14 +20,11 @@ def forms(secrets: Sequence[str]) -> tuple[str, ...]:
     found: set[str] = set()
     for secret in secrets:
         if len(secret) >= _SHORTEST:
-            plus = secret.replace("+", "\\u002B")
-            found |= {
-                secret,
-                secret.replace("/", "\\/"),
-                plus,
-                plus.replace("\\u002B", "\\u002b"),
-                quote(secret, safe=""),
-            }
+            written = {secret}
+            for plain, escapes in _ESCAPED.items():
+                written |= {form.replace(plain, escaped) for form in written for escaped in escapes}
+            found |= written
+            found.add(quote(secret, safe=""))
     return tuple(sorted(found, key=len, reverse=True))
 
 
