@@ -16,13 +16,13 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = {
-    "core": "call ids progress usage",
+    "core": "call ids order progress room usage",
     "wire": "json_edit sse",
     "access": "authenticate hold pool purse rules waiting",
     "ledger": "frames journal recording segment",
     "upstream": "ask breaker gate http http_client http_connection http_heads http_source http_target",
-    "gateway": "active admit attempt cache content identify pipeline record resolve retry routed stream target",
-    "edge": "door http_connection http_exchange http_head http_incoming model_api status",
+    "gateway": "active admit attempt cache cache_recording content identify pipeline record resolve retry routed stream target",
+    "edge": "door http http_chunked http_connection http_exchange http_head http_incoming model_api status",
 }
 """By room, the files on the path of every call. Not among them: what defines msgspec's structs (it needs annotations that
 compiled classes do not keep), and what has asynchronous generators (mypyc has none)."""

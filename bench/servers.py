@@ -146,18 +146,18 @@ def nginx_proxy(upstream: int, *, buffering: bool, workers: int = 1) -> contextl
 
 @contextlib.contextmanager
 def mainstay(upstream: int, workers: int = 1) -> Generator[Server]:
-    """`mainstay serve` with a home of its own, as a user starts it."""
+    """`mainstay serve` with a home of its own, as it is installed: compiled, unless the installation is an editable one."""
     secrets = {"FULL_KEY": traffic.SECRET, "PLAIN_KEY": traffic.PLAIN_KEY, "UPSTREAM_KEY": "upstream"}
     with tempfile.TemporaryDirectory(prefix="ms", ignore_cleanup_errors=True) as home:
         config = Path(home, "mainstay.yaml")
         address = f"http://127.0.0.1:{upstream}"
         config.write_text(json.dumps(traffic.bundle(f"{address}/v1", address)))
         log = Path(home, "log")
-        command = [sys.executable, "-m", "mainstay", "serve", "--home", f"{home}/home", "--config", str(config)]
+        command = [sys.executable, "-P", "-m", "mainstay", "serve", "--home", f"{home}/home", "--config", str(config)]
         command += ["--port", "0", "--workers", str(workers)]
         with log.open("w") as errors:
             child = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **secrets}, cwd=ROOT
+                command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **secrets}, cwd=home
             )
         assert child.stdout is not None
         try:

@@ -10,6 +10,7 @@ import ssl
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from mainstay.core.clock import Clock
 from mainstay.core.room import Room
@@ -113,8 +114,8 @@ class HttpServer:
             self.tick()
         return [one.getsockname()[:2] for one in server.sockets if one.family != getattr(socket, "AF_UNIX", None)]
 
-    def _accept(self) -> Connection:
-        return Connection(self)
+    def _accept(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", Connection(self))
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting, close idle connections, let the others finish; after ``timeout`` seconds cut them off.

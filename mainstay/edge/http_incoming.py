@@ -24,9 +24,10 @@ _SMALL_BODY = 64 * 1024
 HEAD, BODY, CHUNKED_BODY, BUSY, RAW, LINGER, CLOSED = range(7)
 
 
-class Incoming(asyncio.Protocol):
+class Incoming:
     """What has come and is not yet a request. A request that is whole is left in ``ready``, the state then ``BUSY``.
 
+    An ``asyncio.Protocol`` in all but name: what inherits from an interpreted class cannot be compiled to the full.
     Nothing of the next request is looked at before the one at hand has been answered: its bytes wait as they came.
     """
 

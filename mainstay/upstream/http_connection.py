@@ -28,8 +28,11 @@ def _name(raw: bytes) -> str:
     return name
 
 
-class HttpConnection(asyncio.Protocol):
-    """One connection: sends a request, reads its reply with llhttp, and again."""
+class HttpConnection:
+    """One connection: sends a request, reads its reply with llhttp, and again.
+
+    An ``asyncio.Protocol`` in all but name: what inherits from an interpreted class cannot be compiled to the full.
+    """
 
     __slots__ = (
         "_failure",
@@ -122,6 +125,15 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        pass  # what is sent is one request, of which the caller had no more than a body in memory
+
+    def resume_writing(self) -> None:
+        pass
 
     def data_received(self, data: bytes) -> None:
         upstream = self.upstream

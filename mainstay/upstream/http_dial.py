@@ -7,14 +7,15 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from mainstay.core.errors import UpstreamFailed
 from mainstay.upstream.egress import Egress, Origin, literal_address, may_connect
 from mainstay.upstream.tls import TrustStores
 
-Protocol = TypeVar("Protocol", bound=asyncio.Protocol)
+Protocol = TypeVar("Protocol")
+"""What has the methods of an ``asyncio.Protocol``."""
 
 _ADDRESSES = 4
 _PROXY_HEAD = 16 * 1024
@@ -36,7 +37,7 @@ class Dialer:
         sock = await self._tunnel(origin, timeout) if origin.proxy else await self._connected(origin, timeout)
         try:
             _, protocol = await asyncio.get_running_loop().create_connection(
-                make,
+                cast("Callable[[], asyncio.Protocol]", make),
                 sock=sock,
                 ssl=context,
                 server_hostname=origin.host if context is not None else None,
@@ -53,7 +54,7 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
-        return protocol
+        return cast("Protocol", protocol)
 
     async def _connected(self, origin: Origin, timeout: float) -> socket.socket:
         addresses = (await self._egress.addresses(origin))[:_ADDRESSES]
