@@ -250,6 +250,27 @@ async def test_a_large_one_of_another_process_is_a_hit_and_its_callers_wait_toge
         await files.close()
 
 
+async def test_once_a_refresh_was_answered_no_other_process_gives_what_it_had(tmp_path: Path) -> None:
+    rigs = [Rig(tmp_path / str(n), models=MODELS, routes={"r": {"to": "m", "cache": CACHE}}) for n in range(2)]
+    place = Place(tmp_path)
+    for rig in rigs:
+        rig.cache._shared = place.files()
+    body = chat_body(model="r")
+    await rigs[0].ask(body)
+    await done(place.opened[0])
+    assert await states(rigs[1], body, body) == ["hit", "hit"]
+    await rigs[0].ask(body, {"x-mainstay-cache": "refresh"})
+    assert await states(rigs[1], body) == ["miss"], "the new one is not written yet"
+    for files in place.opened:
+        await done(files)
+    assert await states(rigs[0], body) == await states(rigs[1], body) == ["hit"]
+    for rig in rigs:
+        rig.nothing_held()
+        rig.journal.stop()
+    for files in place.opened:
+        await files.close()
+
+
 async def test_a_reply_does_not_wait_for_its_file(tmp_path: Path) -> None:
     rig = Rig(tmp_path, models=MODELS, routes={"r": {"to": "m", "cache": CACHE}})
     place = Place(tmp_path)
