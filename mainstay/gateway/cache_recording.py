@@ -61,7 +61,8 @@ class Recording:
 
 def _size(event: Event) -> int:
     size = _EVENT
-    for part in event:
+    parts: tuple[object, ...] = event
+    for part in parts:
         if isinstance(part, str):
             size += len(part)
         elif isinstance(part, tuple | dict):  # log probabilities, citations
