@@ -69,9 +69,8 @@ class Adwin:
     @property
     def mean(self) -> float:
         """The mean of the window, 0 where it is empty."""
-        width = self.width
         low, high = self.bounds
-        return low + (high - low) * sum(total for _, total, _ in self._oldest_first()) / width if width else 0.0
+        return low + (high - low) * self._mean() if self.width else 0.0
 
     def update(self, value: float) -> Change | None:
         """Take the next value; the change that it made certain, if any. Old values are dropped at once."""
@@ -81,11 +80,18 @@ class Adwin:
         self._compress()
         if self._seen % self.every:
             return None
-        cut = first = self._cut()
-        while cut is not None:
+        width, mean = self.width, self._mean()
+        while self._is_cut():
             self._drop_oldest()
-            cut = self._cut()
-        return None if first is None else self._change(*first)
+        dropped = width - self.width
+        if not dropped:
+            return None
+        left = self._mean()
+        return self._change((mean * width - left * self.width) / dropped, left)
+
+    def _mean(self) -> float:
+        """The mean of the window, between 0 and 1."""
+        return sum(total for _, total, _ in self._oldest_first()) / self.width
 
     def _change(self, before: float, after: float) -> Change | None:
         direction: Literal["up", "down"] = "up" if after > before else "down"
@@ -110,14 +116,14 @@ class Adwin:
             for total, squares in self._rows[level]:
                 yield 1 << level, total, squares
 
-    def _cut(self) -> tuple[float, float] | None:
-        """The means of old and new at the first cut where they differ for certain; None where there is none."""
+    def _is_cut(self) -> bool:
+        """Whether there is a cut at which the means of old and new differ for certain."""
         width, whole = 0, (0.0, 0.0)
         for size, total, squares in self._oldest_first():
             whole = _merged(width, whole, size, (total, squares))
             width += size
         if width < 2 * _LEAST_SIDE:
-            return None
+            return False
         certainty = math.log(2 * math.log(width) / self.delta)
         variance = whole[1] / width
         old, old_total = 0, 0.0
@@ -125,15 +131,15 @@ class Adwin:
             old, old_total = old + size, old_total + total
             new = width - old
             if new < _LEAST_SIDE:
-                return None
+                return False
             if old < _LEAST_SIDE:
                 continue
             before, after = old_total / old, (whole[0] - old_total) / new
             weight = 1 / old + 1 / new
             limit = math.sqrt(2 * weight * variance * certainty) + 2 / 3 * weight * certainty
             if abs(after - before) > limit:
-                return before, after
-        return None
+                return True
+        return False
 
     def _drop_oldest(self) -> None:
         self._rows[-1].popleft()

@@ -27,7 +27,7 @@ def adjusted(p_values: Sequence[float], dependence: Dependence = "positive") -> 
     order = sorted(range(count), key=lambda k: p_values[k], reverse=True)
     found, least = [1.0] * count, 1.0
     for place, k in enumerate(order):
-        least = min(least, p_values[k] * factor * count / (count - place))
+        least = min(least, p_values[k] * (factor * count / (count - place)))
         found[k] = least
     return found
 

@@ -32,7 +32,7 @@ MODERATE_WASSERSTEIN, LARGE_WASSERSTEIN = 0.25, 0.5
 EXACT_CELLS = 200_000
 """Up to this product of the two sample sizes the KS p-value is exact (some 50 ms)."""
 
-GRID = 200
+GRID = 128
 """Points at which the chance level of the Wasserstein distance is simulated."""
 
 PERMUTED_ROWS = 200

@@ -21,7 +21,7 @@ class Change:
     """The mean moved from ``before`` to ``after``, as far as known by now, in the stream's unit.
 
     ``at`` is how many values the detector has seen in its life, ``since`` how many of the last ones are taken to belong
-    to the new state: the change began at about ``at`` - ``since``.
+    to the new state: the change began at about ``at`` - ``since``, rather later than earlier, so ``after`` may lag a little.
     """
 
     direction: Literal["up", "down"]

@@ -44,7 +44,7 @@ _PATTERNS = tuple(
         # Portuguese
         r"\bnão (?:posso|consigo) (?:ajud|fornec|cri[ae]r|cumprir|respond|atend)",
         # Dutch
-        r"\b(?:daar|hier)(?:bij|mee) kan ik (?:je |u )?(?:helaas )?niet (?:bij )?helpen\b",
+        r"\b(?:daar|hier)(?:bij|mee)? kan ik (?:je |u )?(?:helaas )?niet (?:bij )?helpen\b",
         r"\bik kan (?:\w+ ){0,5}niet (?:helpen|beantwoorden|verstrekken|maken)\b",
         # Polish, Russian
         r"\bnie mogę (?:\w+ ){0,2}(?:pomóc|udzielić|odpowiedzieć|stworzyć)",

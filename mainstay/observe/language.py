@@ -8,8 +8,10 @@ the nearest relative that is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from mainstay.observe.language_profiles import ALONE, LETTERS, WORDS, script_of
 
@@ -19,13 +21,18 @@ UNKNOWN = "und"
 _READ = 2000  # characters: more do not change the answer
 _WORDS = 200
 _LEAST_LETTERS = 2
-_LEAST_SCORE = 1.5
+_LEAST_SCORE = 1.2
 _LEAST_PART = 0.12  # of all words; of code and lists of names it is less
-_LEAD = 1.25  # times the second best
+_LEAST_APART = 0.5
+_LEAD = 1.5  # times that of any other language
 _OWN_LETTER = 0.5
+_CODE_PART = 1 / 6  # of a line's words; with so many marks of a program it is one
 
-_NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+|<[^<>\n]*>", re.DOTALL)
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+|[!-~]*\d[!-~]*|<[^<>\n]*>", re.DOTALL)
+_CODE_MARK = re.compile(r"\w\(|\w\.\w|\w_\w|[={}\[\]]|;$|\):?$|</")
+# Vowel signs and joiners of Arabic and the Indic scripts are no letters to Python, but stand within words.
+_LETTER = r"(?:[^\W\d_]|[\u0300-\u036f\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u200c\u200d])"
+_WORD = re.compile(rf"{_LETTER}+(?:['’]{_LETTER}+)*")
 _KNOWN: dict[str, dict[str, frozenset[str]]] = {
     script: {code: frozenset(words.split()) for code, words in languages.items()} for script, languages in WORDS.items()
 }
@@ -44,7 +51,7 @@ def script(text: str) -> str | None:
 
 def language(text: str) -> str:
     """The ISO 639-1 code of the text's language, or ``und``."""
-    prose = _NOT_PROSE.sub(" ", text[:_READ])
+    prose = _prose(text[:_READ])
     found = _scripts(prose)
     letters = found.total()
     if letters < _LEAST_LETTERS:
@@ -58,6 +65,16 @@ def language(text: str) -> str:
     return ALONE.get(main) or _by_words(main, prose)
 
 
+def _prose(text: str) -> str:
+    """The text without code, links and addresses: programs hold the commonest English words too."""
+    lines: list[str] = []
+    for line in _NOT_PROSE.sub(" ", text).splitlines():
+        marks = len(_CODE_MARK.findall(line.strip()))
+        if marks < 2 or marks < _CODE_PART * len(line.split()):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def _scripts(text: str) -> Counter[str]:
     return Counter(name for letter in text if (name := script_of(letter)) is not None)
 
@@ -66,17 +83,31 @@ def _by_words(name: str, prose: str) -> str:
     """The language of that script whose commonest words and own letters the text holds, with a lead on all others."""
     words = [word.lower().replace("’", "'") for word in _WORD.findall(prose)[:_WORDS]]
     languages, shared = _KNOWN.get(name, {}), _SHARED.get(name, Counter[str]())
-    scores = dict.fromkeys(languages, 0.0)
-    for word in words:
-        for code, common in languages.items():
-            if word in common:
-                scores[code] += 0.5 + 0.5 / shared[word]
-            own = LETTERS.get(code)
-            if own is not None and not set(own).isdisjoint(word):
-                scores[code] += _OWN_LETTER
-    if not scores:
+    evidence = {code: _evidence(words, common, LETTERS.get(code, ""), shared) for code, common in languages.items()}
+    if not evidence:
         return UNKNOWN
-    ranked = sorted(scores, key=lambda code: (-scores[code], code))
-    best, second = scores[ranked[0]], scores[ranked[1]]
-    certain = best >= _LEAST_SCORE and best >= _LEAST_PART * len(words) and best >= _LEAD * second
-    return ranked[0] if certain else UNKNOWN
+    best = max(evidence, key=lambda code: (sum(evidence[code].values()), code))
+    found = evidence[best]
+    told = sum(words.count(word) for word in found)
+    if sum(found.values()) < _LEAST_SCORE or told < _LEAST_PART * len(words):
+        return UNKNOWN
+    # Relatives share most of their words, so what decides between two are those that only one of them has.
+    for code, other in evidence.items():
+        ours = sum(score for word, score in found.items() if word not in other)
+        theirs = sum(score for word, score in other.items() if word not in found)
+        if code != best and (ours < _LEAST_APART or ours < _LEAD * theirs):
+            return UNKNOWN
+    return best
+
+
+def _evidence(
+    words: Sequence[str], common: frozenset[str], letters: str, shared: Mapping[str, int]
+) -> dict[str, float]:
+    """The words that speak for a language, and how much: less the more languages have them, less for mere letters."""
+    found: dict[str, float] = {}
+    for word in words:
+        if word in common:
+            found[word] = found.get(word, 0.0) + 1 / math.sqrt(shared[word])
+        elif letters and not set(letters).isdisjoint(word):
+            found[word] = found.get(word, 0.0) + _OWN_LETTER
+    return found

@@ -77,9 +77,11 @@ ALONE: Mapping[str, str] = {
 WORDS: Mapping[str, Mapping[str, str]] = {
     "Latin": {
         "en": "the of and to is are was were that this with for it you your my i have has not be what how can could would "
-        "please from they their which there when will do does we an in on as me at if or but",
+        "please from they their which there when will do does we an in on as me at if or but "
+        "where who why here no after about so been had any just should would",
         "de": "der die das und ist sind war nicht ein eine einen einem einer mit für auf den dem des ich sie wir wie was "
-        "kann können haben hat bitte zu von im auch es mir mein meine ihr wird werden bei nach aus aber wenn dass",
+        "kann können haben hat bitte zu von im auch es mir mein meine ihr wird werden bei nach aus aber wenn dass diese dieser dieses warum "
+        "alle gibt noch oder um wo so schon nur mehr muss soll",
         "fr": "le la les des du et est sont était pas un une avec pour dans que qui je vous nous il elle ce cette mon ma "
         "mes votre sur au aux ne plus comment quel quelle être avoir merci mais en de par ai c'est",
         "es": "el la los las de del y es son era no un una con para por que quien yo usted nosotros ella este esta mi mis "
@@ -92,9 +94,9 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "kan kunnen heb heeft er maar als bij naar uit wordt worden om je deze graag",
         "sv": "och är det att en ett inte med för på av jag du vi han hon som den de min mitt kan har var om till från hur "
         "vad men när eller också efter ska skulle mig finns blir vill",
-        "da": "og er det at en et ikke med for på af jeg du vi han hun som den de min mit kan har var om til fra hvordan "
+        "da": "og er det at en et ikke med for på af jeg du vi han hun som den de min mit kan har var nogen noget blev nu vores mine ingen om til fra hvordan "
         "hvad men når eller også efter skal skulle mig findes bliver vil hvor jeres fordi",
-        "nb": "og er det at en et ikke med for på av jeg du vi han hun som den de min mitt kan har var om til fra hvordan "
+        "nb": "og er det at en et ikke med for på av jeg du vi han hun som den de min mitt kan har var noen noe ble nå våre mine ingen om til fra hvordan "
         "hva men når eller også etter skal skulle meg finnes blir vil hvor deres fordi",
         "fi": "ja on ei se että en ole olen oli ovat mutta tai kun niin minun minä sinä hän me te mitä miten voi voin voiko "
         "kuinka tämä tämän joka jos myös kanssa ovatko mikä mukaan vain vielä sen",
@@ -131,7 +133,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "калі ці да толькі ўжо",
     },
     "Arabic": {
-        "ar": "في من على إلى عن أن هذا هذه التي الذي ما لا هل كيف مع كان أنا هو هي لم لن قد ثم أو يمكن كل بعد ذلك",
+        "ar": "في من على إلى عن أن هذا هذه التي الذي ما لا هل كيف مع كان أنا هو هي لم لن قد ثم أو يمكن كل بعد ذلك منذ لقد أين أي",
         "fa": "در از به که این آن را با است برای هم من ما شما او چه چگونه یا نیست هست می شود کرد بود تا یک خود اگر",
         "ur": "میں سے کے کی کا ہے ہیں اور کو یہ وہ نے پر کیا ہو تھا نہیں مجھے آپ ہم کیسے کر لیے بھی اگر یا ایک",
     },
@@ -159,6 +161,7 @@ LETTERS: Mapping[str, str] = {
     "bg": "ъ",
     "sr": "јљњћђџ",
     "be": "ў",
+    "ar": "ةىإ",
     "fa": "پچژگ",
     "ur": "ٹڈڑےں",
     "mr": "ळ",
