@@ -18,7 +18,7 @@ from mainstay.upstream.tls import TrustStores
 
 __all__ = ["Egress", "Origin", "Pool", "PoolLimits", "Upstream", "header_lines"]
 
-HELD_BYTES = 64 * 1024 * 1024
+HELD_BYTES = 48 * 1024 * 1024
 """Bytes of large replies that are held at a time, where nobody says how many."""
 
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))
