@@ -132,6 +132,7 @@ async def plain_rows(timer: Timer, bare: Bare) -> None:
     bare.fund(call)
 
     def admit() -> None:
+        call.reply_headers = ()  # else each round would copy those of all before
         bare.admit.enter(call)
         assert call.hold is not None
         call.hold.settle(tokens=85, nano=5000)

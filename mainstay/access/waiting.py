@@ -63,7 +63,7 @@ class Waiter(Generic[H]):
         for claim in claims:
             self.units[claim.pool] = self.units.get(claim.pool, 0) + claim.units
         self.forced: set[str] = set()  # pools that may go into debt for this call
-        self.refused: set[str] = set()  # pools of which control has said: no more
+        self.refused: set[str] = set()  # pools of which control has just said: no more
         self.queues: dict[str, Pool] = {}  # pools in whose queue it stands
         self.late = False
 
@@ -130,6 +130,7 @@ class Waiting(Generic[H]):
     def answered(self, need: int, units: Mapping[str, int], wait: Mapping[str, float]) -> None:
         """Control has answered that Need, and the units are in their pools."""
         now = self._clock.monotonic()
+        told: list[Waiter[H]] = []
         for pool, want in self._needs.pop(need, ()):
             pool.asked = None
             counted, pool.counted = pool.counted, []
@@ -139,9 +140,12 @@ class Waiting(Generic[H]):
                     waiter = self._waiters.get(one.number)
                     if waiter is not None:
                         waiter.refused.add(pool.name)
+                        told.append(waiter)
             pool.wait_until = now + wait[pool.name] if pool.name in wait else 0.0
             self._changed.append(pool)
         self._advance()
+        for waiter in told:  # true of this moment only: whoever still waits, for another pool, asks again
+            waiter.refused.clear()
 
     def cut(self) -> None:
         """The connection is gone and with it every answer: whoever waits asks again, and is told so."""

@@ -379,6 +379,7 @@ class World:
         self.settled()
         while not task.done():
             self.flow()
+            self.settled()
         return task.result()
 
     def heal(self) -> None:

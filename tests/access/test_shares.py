@@ -58,6 +58,31 @@ class Machine(RuleBasedStateMachine):
                 self.world.call(gateway, tokens, nano)
             self._deliver(ending)
 
+    @rule(number=gateways, tokens=st.integers(0, 120), nano=st.integers(0, 400), count=st.integers(1, 9))
+    def nobody_is_refused_what_others_do_not_use(self, number: int, tokens: int, nano: int, count: int) -> None:
+        """Whatever has happened: once all that live are connected, a refusal means that the units are in use."""
+        world = self.world
+        assert world is not None
+        for one in world.gateways:
+            world.connect(one)
+        world.flow()
+        living = [one for one in world.gateways if one.alive]
+        if not living:
+            return
+        rules = list(world.rules.values())
+        calls = [world.ask(living[(number + i) % len(living)], rules, tokens, nano) for i in range(count)]
+        world.flow()
+        left = world.unused()
+        for call in calls:
+            if call.error is None:
+                continue
+            assert call.error.code != "limit_unverifiable"
+            for claim in call.claims:
+                # Time has passed meanwhile, and gives units of the others back; a debt is not in the books yet.
+                known = claim.rule.id in (MONEY.id, AT_ONCE.id) and not world.overrun.get(claim.pool)
+                if claim.rule.id == call.error.rule and known:
+                    assert claim.units > left.get(claim.pool, claim.rule.amount), f"{call.error}, and there are {left}"
+
     @rule(number=gateways, tokens=st.integers(0, 120), nano=st.integers(0, 400), count=st.integers(1, 3), made=which)
     def end(self, number: int, tokens: int, nano: int, count: int, made: int) -> None:
         gateway = self._gateway(number)
