@@ -199,10 +199,9 @@ class Server:
 
 def client(url: str) -> Any:
     """A client of the server at ``url``. Raises ``ValueError`` for what is no such address."""
-    pool: Any = BlockingConnectionPool.from_url(
-        url, max_connections=_CONNECTIONS, timeout=_WAIT, socket_timeout=_WRITE, socket_connect_timeout=_WRITE
-    )
-    return Valkey.from_pool(pool)
+    pools: Any = BlockingConnectionPool  # its types are incomplete
+    times = {"timeout": _WAIT, "socket_timeout": _WRITE, "socket_connect_timeout": _WRITE}
+    return Valkey.from_pool(pools.from_url(url, max_connections=_CONNECTIONS, **times))
 
 
 async def clear(url: str, secret: bytes) -> int:
