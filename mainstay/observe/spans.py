@@ -62,6 +62,7 @@ _PREFIXES = tuple(family.prefix for family in _FAMILIES)
 _EVENTS = {name: place for dialect in DIALECTS for name, place in dialect.events.items()}
 _FIRST_TOKEN = frozenset(name for dialect in DIALECTS for name in dialect.first_token_events)
 _MARKS = tuple((dialect.name, dialect.marks) for dialect in DIALECTS if dialect.marks)
+_CHOICES = 16
 _CONTENT = ("input", "output", "content")
 _CALL = re.compile(r"call_[0-9a-hjkmnp-tv-z]{26}")
 
@@ -77,7 +78,7 @@ def records_of(spans: Iterable[Span]) -> list[SpanRecord]:
 
 
 class _Mapping:
-    __slots__ = ("_content", "_dropped", "_fields", "_kinds", "_metadata", "_rest", "_span", "_tags")
+    __slots__ = ("_content", "_dropped", "_fields", "_finish", "_kinds", "_metadata", "_rest", "_span", "_tags")
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -86,6 +87,7 @@ class _Mapping:
         self._rest: dict[str, str | int | float | bool] = {}
         self._metadata: dict[str, Value] = {}
         self._tags: dict[str, Value] = {}
+        self._finish: list[Value] = []  # told per choice, beside or instead of the attribute for all of them
         self._content = Gathered()
         self._dropped = span.dropped_attributes
         for name, value in span.attributes.items():
@@ -93,6 +95,7 @@ class _Mapping:
         for event in span.events:
             if (place := _EVENTS.get(event.name)) is not None:
                 self._content.event(place, event)
+                self._choice(event.attributes.get("finish_reason"))
             elif event.name == "gen_ai.client.inference.operation.details":
                 for name, value in event.attributes.items():
                     if name not in span.attributes:
@@ -125,8 +128,13 @@ class _Mapping:
                 self._tags[name[len(family.prefix) :]] = value
             else:
                 self._content.spread(family, name, value)
+                self._choice(value if name.endswith(".finish_reason") else None)
             return
         self._keep(name, value)
+
+    def _choice(self, reason: Value) -> None:
+        if reason is not None and len(self._finish) < _CHOICES:
+            self._finish.append(reason)
 
     def _keep(self, name: str, value: Value) -> None:
         if len(self._rest) >= ATTRIBUTES:
@@ -211,7 +219,7 @@ class _Mapping:
             prompt_version=self._text("prompt_version"),
             agent=self._text("agent"),
             tool=self._text("tool"),
-            finish=_several(self._value("finish")),
+            finish=_several(self._value("finish") or tuple(self._finish)),
             response_id=self._text("response_id"),
             first_token_ms=first_token_ms(
                 span, self._value("first_token_s"), self._text("first_token_at"), _FIRST_TOKEN
@@ -237,5 +245,5 @@ def _resource_text(span: Span, *names: str) -> str | None:
 
 def _several(value: Value) -> tuple[str, ...]:
     if isinstance(value, tuple):
-        return tuple(text(one)[:TEXT] for one in value[:16])
+        return tuple(text(one)[:TEXT] for one in value[:_CHOICES])
     return () if value is None else (text(value)[:TEXT],)

@@ -124,7 +124,8 @@ def first_token_ms(span: Span, seconds: Value, moment: str | None, events: Colle
         except (ValueError, OverflowError, OSError):
             return None
         ms = at * 1e3 - span.start / 1e6
-        return max(ms, 0.0) if ms <= max(span.end - span.start, 0) / 1e6 + 1 else None
+        # A moment is told in milliseconds or less, so it may seem a little early; outside of the span it is no such.
+        return max(round(ms, 3), 0.0) if -2 <= ms <= max(span.end - span.start, 0) / 1e6 + 2 else None
     for event in span.events:
         if event.name in events and event.at >= span.start:
             return (event.at - span.start) / 1e6

@@ -17,6 +17,7 @@ OUTPUT_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1
 
 _HISTOGRAMS: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
     "duration": ("s", "From the request to the end of the reply.", SECONDS),
+    "embeddings_duration": ("s", "From the request to the end of the reply.", SECONDS),
     "other_duration": ("s", "From the request to the end of the reply.", SECONDS),
     "first_token": ("s", "From the request to the first token of a streamed reply.", SECONDS),
     "served_first_token": ("s", "From the request to the first token of a successful reply.", FIRST_TOKEN),
@@ -27,6 +28,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
     ),
     "tokens": ("{token}", "Input and output tokens used.", TOKENS),
     "input_each": ("{token}", "Input tokens of one operation.", TOKENS),
+    "embeddings_each": ("{token}", "Input tokens of one embeddings operation.", TOKENS),
     "output_each": ("{token}", "Output tokens of one operation.", TOKENS),
 }
 """Unit, description and the bucket boundaries that the conventions give."""
@@ -79,11 +81,11 @@ class CallMetrics:
         failed = record.error if record.outcome != "ok" else None
         with_error = (*labels, ("error.type", failed)) if failed else labels
         if record.duration_ms is not None:
-            name = "duration" if operation in INFERENCE else "other_duration"
-            self._observe(name, with_error, record.duration_ms / 1e3)
+            name = "duration" if operation in INFERENCE else f"{operation}_duration"
+            self._observe(name if name in METRICS else "other_duration", with_error, record.duration_ms / 1e3)
         self._first_token(record, labels)
         if record.input is not None and record.output is not None:
-            self._tokens(record, labels, with_error)
+            self._tokens(record, operation, labels, with_error)
 
     def _labels(self, record: CallRecord, operation: str) -> _Labels:
         found = [("operation", operation)]
@@ -106,22 +108,28 @@ class CallMetrics:
             if whole is not None and output is not None and output > 1:
                 self._observe("served_output_token", labels, max(whole - first, 0.0) / 1e3 / (output - 1))
 
-    def _tokens(self, record: CallRecord, labels: _Labels, with_error: _Labels) -> None:
+    def _tokens(self, record: CallRecord, operation: str, labels: _Labels, with_error: _Labels) -> None:
+        inference = operation in INFERENCE
         for sort, count, audio in (
             ("input", record.input or 0, record.input_audio or 0),
             ("output", record.output or 0, record.output_audio or 0),
         ):
-            typed = labels + self._named([("token_type", sort)])
-            self._observe("tokens", typed, count)
+            if sort == "input" or operation != "embeddings":
+                self._observe("tokens", labels + self._named([("token_type", sort)]), count)
+            if not inference:
+                continue
             self._observe(f"{sort}_each", with_error, count)
             # Which of the others are text and which images, providers do not say.
             self._count(sort, labels + self._named([("modality", "unknown")]), count - audio)
             if audio:
                 self._count(sort, labels + self._named([("modality", "audio")]), audio)
-        unknown = labels + self._named([("modality", "unknown")])
-        self._count("cached_input", unknown, record.cached_input or 0)
-        self._count("cache_write", unknown, record.cache_write or 0)
-        self._count("reasoning", unknown, record.reasoning or 0)
+        if operation == "embeddings":
+            self._observe("embeddings_each", with_error, record.input or 0)
+        elif inference:
+            unknown = labels + self._named([("modality", "unknown")])
+            self._count("cached_input", unknown, record.cached_input or 0)
+            self._count("cache_write", unknown, record.cache_write or 0)
+            self._count("reasoning", unknown, record.reasoning or 0)
 
     def _observe(self, meaning: str, labels: _Labels, value: float) -> None:
         bounds = _HISTOGRAMS[meaning][2]

@@ -78,7 +78,8 @@ ATTRIBUTES: Mapping[str, Name] = {
 
 METRICS: Mapping[str, Name] = {
     "duration": Name(("gen_ai.client.operation.duration",), ("gen_ai.client.inference.duration",)),
-    "other_duration": _same("gen_ai.client.operation.duration"),  # of what is no inference, such as embeddings
+    "embeddings_duration": Name(("gen_ai.client.operation.duration",), ("gen_ai.client.embeddings.duration",)),
+    "other_duration": _same("gen_ai.client.operation.duration"),  # of what is neither
     "first_token": Name(
         ("gen_ai.client.operation.time_to_first_chunk",), ("gen_ai.client.inference.time_to_first_chunk",)
     ),
@@ -87,6 +88,7 @@ METRICS: Mapping[str, Name] = {
     "tokens": Name(("gen_ai.client.token.usage",), ()),
     "input_each": Name((), ("gen_ai.client.inference.operation.input_tokens",)),
     "output_each": Name((), ("gen_ai.client.inference.operation.output_tokens",)),
+    "embeddings_each": Name((), ("gen_ai.client.embeddings.operation.input_tokens",)),
     "input": Name((), ("gen_ai.client.inference.usage.input_tokens",)),
     "output": Name((), ("gen_ai.client.inference.usage.output_tokens",)),
     "cached_input": Name((), ("gen_ai.client.inference.usage.cache_read.input_tokens",)),
@@ -95,7 +97,7 @@ METRICS: Mapping[str, Name] = {
 }
 """Metrics."""
 
-INFERENCE = frozenset(("chat", "text_completion", "generate_content"))
+INFERENCE: frozenset[str] = frozenset(("chat", "text_completion", "generate_content"))
 """Operations that are inference, as the new generation divides them."""
 
 _OPERATIONS = {

@@ -39,13 +39,30 @@ class ValueReader:
         if self._room < 0 or len(into) >= self._limits.attributes:
             return 1
         self._items = self._limits.items
-        key, value = self._pair(at, end, 1)
+        key, value = (self._short(at, end) if end - at > 5 else None) or self._pair(at, end, 1)
         into[key] = value
         if raw and not isinstance(value, tuple | dict):
             if len(self._known) >= _KNOWN:
                 self._known.clear()
             self._known[raw] = key, value
         return 0
+
+    def _short(self, at: int, end: int) -> tuple[str, Value] | None:
+        """A pair of a known key with a short text or a number, as nearly all are; else None, and ``_pair`` reads it."""
+        data = self._data
+        value = at + 2 + data[at + 1]
+        if data[at] != 0x0A or data[at + 1] > 127 or value + 4 > end or data[value] != 0x12:
+            return None
+        key = self._keys.get(data[at + 2 : value])
+        start = value + 4
+        if key is None or data[value + 1] > 127 or data[value + 1] != end - value - 2:
+            return None
+        sort, size = data[value + 2], data[value + 3]
+        if sort == 0x0A and size == end - start <= self._limits.value_bytes:
+            return key, str(data[start:end], "utf-8", "replace")
+        if sort == 0x18 and size < 128 and start == end:
+            return key, size
+        return None
 
     def _pair(self, at: int, end: int, depth: int) -> tuple[str, Value]:
         data = self._data
