@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -48,7 +48,7 @@ def picture(size: int, chunked: bool) -> Behaviour:
 
 
 @asynccontextmanager
-async def watched(rig: Rig) -> AsyncIterator[list[int]]:
+async def watched(rig: Rig) -> AsyncGenerator[list[int]]:
     """The most resident bytes of the gateway meanwhile, as the only item of a list."""
     gateway = rig.server.children("gateway")[0]
     most = [gateway.memory_info().rss]

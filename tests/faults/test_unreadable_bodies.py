@@ -17,7 +17,7 @@ from tests.provider import SSE, Asked, Behaviour, Wire, chat_events, chat_reply,
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MEGABYTE = 1024 * 1024
-MOST = 140 * MEGABYTE
+MOST = 120 * MEGABYTE
 CALLERS = ("openai", "anthropic", "responses")
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 JSON = {"content-type": "application/json"}
