@@ -76,64 +76,90 @@ ALONE: Mapping[str, str] = {
 
 WORDS: Mapping[str, Mapping[str, str]] = {
     "Latin": {
-        "en": "the of and to is are was were that this with for it you your my i have has not be what how can could would "
+        "en": "the of and to is are was were that this with for it you your my i have has not be what how can could "
+        "would "
         "please from they their which there when will do does we an in on as me at if or but "
         "where who why here no after about so been had any just should would",
-        "de": "der die das und ist sind war nicht ein eine einen einem einer mit für auf den dem des ich sie wir wie was "
-        "kann können haben hat bitte zu von im auch es mir mein meine ihr wird werden bei nach aus aber wenn dass diese dieser dieses warum "
+        "de": "der die das und ist sind war nicht ein eine einen einem einer mit für auf den dem des ich sie wir wie "
+        "was "
+        "kann können haben hat bitte zu von im auch es mir mein meine ihr wird werden bei nach aus aber wenn "
+        "dass diese dieser dieses warum "
         "alle gibt noch oder um wo so schon nur mehr muss soll",
-        "fr": "le la les des du et est sont était pas un une avec pour dans que qui je vous nous il elle ce cette mon ma "
+        "fr": "le la les des du et est sont était pas un une avec pour dans que qui je vous nous il elle ce cette mon "
+        "ma "
         "mes votre sur au aux ne plus comment quel quelle être avoir merci mais en de par ai c'est",
-        "es": "el la los las de del y es son era no un una con para por que quien yo usted nosotros ella este esta mi mis "
+        "es": "el la los las de del y es son era no un una con para por que quien yo usted nosotros ella este esta mi "
+        "mis "
         "su sus en al como más cómo cuál está están tengo puede gracias pero se lo qué hay me",
-        "it": "il lo la i gli le di del della dei delle e è sono era non un una con per che chi io lei noi questo questa "
+        "it": "il lo la i gli le di del della dei delle e è sono era non un una con per che chi io lei noi questo "
+        "questa "
         "mio mia nel nella al alla come più quale ho ha può grazie ma si mi da sul anche",
-        "pt": "o a os as de do da dos das e é são era não um uma com para por que quem eu você nós ele ela este esta meu "
+        "pt": "o a os as de do da dos das e é são era não um uma com para por que quem eu você nós ele ela este esta "
+        "meu "
         "minha no na nos em ao como mais qual está estão tenho pode obrigado mas se isso foi",
-        "nl": "de het een en is zijn was niet met voor op van ik jij u wij hij zij dit dat mijn uw in te aan ook hoe wat "
+        "nl": "de het een en is zijn was niet met voor op van ik jij u wij hij zij dit dat mijn uw in te aan ook hoe "
+        "wat "
         "kan kunnen heb heeft er maar als bij naar uit wordt worden om je deze graag",
-        "sv": "och är det att en ett inte med för på av jag du vi han hon som den de min mitt kan har var om till från hur "
+        "sv": "och är det att en ett inte med för på av jag du vi han hon som den de min mitt kan har var om till från "
+        "hur "
         "vad men när eller också efter ska skulle mig finns blir vill",
-        "da": "og er det at en et ikke med for på af jeg du vi han hun som den de min mit kan har var nogen noget blev nu vores mine ingen om til fra hvordan "
+        "da": "og er det at en et ikke med for på af jeg du vi han hun som den de min mit kan har var nogen noget blev "
+        "nu vores mine ingen om til fra hvordan "
         "hvad men når eller også efter skal skulle mig findes bliver vil hvor jeres fordi",
-        "nb": "og er det at en et ikke med for på av jeg du vi han hun som den de min mitt kan har var noen noe ble nå våre mine ingen om til fra hvordan "
+        "nb": "og er det at en et ikke med for på av jeg du vi han hun som den de min mitt kan har var noen noe ble nå "
+        "våre mine ingen om til fra hvordan "
         "hva men når eller også etter skal skulle meg finnes blir vil hvor deres fordi",
-        "fi": "ja on ei se että en ole olen oli ovat mutta tai kun niin minun minä sinä hän me te mitä miten voi voin voiko "
+        "fi": "ja on ei se että en ole olen oli ovat mutta tai kun niin minun minä sinä hän me te mitä miten voi voin "
+        "voiko "
         "kuinka tämä tämän joka jos myös kanssa ovatko mikä mukaan vain vielä sen",
-        "pl": "i w z na nie się to jest są był do że o jak co po za od dla przez przy ale lub czy mnie moje mój moja mam "
+        "pl": "i w z na nie się to jest są był do że o jak co po za od dla przez przy ale lub czy mnie moje mój moja "
+        "mam "
         "może ten ta tego jego który która które proszę już bardzo tak także",
-        "cs": "a je jsou na se v z že to ne není byl by do jak co po za od pro při ale nebo mi můj moje mám může ten ta "
+        "cs": "a je jsou na se v z že to ne není byl by do jak co po za od pro při ale nebo mi můj moje mám může ten "
+        "ta "
         "který která které prosím už také jsem jste si který bylo s být",
-        "sk": "a je sú na sa v z že to nie bol by do ako čo po za od pre pri ale alebo mi môj moje mám môže ten tá ktorý "
+        "sk": "a je sú na sa v z že to nie bol by do ako čo po za od pre pri ale alebo mi môj moje mám môže ten tá "
+        "ktorý "
         "ktorá ktoré prosím už tiež som ste si bolo s byť nie",
-        "hu": "a az és nem hogy is egy van volt vagy de mert ez meg csak már még ki mi mit hogyan kell lehet nekem az én "
+        "hu": "a az és nem hogy is egy van volt vagy de mert ez meg csak már még ki mi mit hogyan kell lehet nekem az "
+        "én "
         "ha mint azt ezt vagyok tud kérem köszönöm nincs lesz után szeretném",
-        "ro": "și este sunt era nu un o cu pentru că care eu în la de din pe mai ce cum unde am are poate acest această "
+        "ro": "și este sunt era nu un o cu pentru că care eu în la de din pe mai ce cum unde am are poate acest "
+        "această "
         "meu mea sau dar fost să vă mulțumesc după fi se al ale lui",
-        "tr": "ve bir bu için ile de da ne mi mı var yok değil olarak daha çok ama gibi ben sen biz siz nasıl kadar sonra "
+        "tr": "ve bir bu için ile de da ne mi mı var yok değil olarak daha çok ama gibi ben sen biz siz nasıl kadar "
+        "sonra "
         "olan nedir lütfen benim şu her en mu mü veya ki oldu bana",
-        "hr": "i je su na se u s da to ne nije bio do kako što po za od pri ali ili mi moj moja imam može taj ta koji koja "
+        "hr": "i je su na se u s da to ne nije bio do kako što po za od pri ali ili mi moj moja imam može taj ta koji "
+        "koja "
         "koje molim već također sam ste biti iz hvala gdje nisam",
-        "ca": "el la els les de del i és són era no un una amb per que qui jo vostè nosaltres aquest aquesta meu meva en "
+        "ca": "el la els les de del i és són era no un una amb per que qui jo vostè nosaltres aquest aquesta meu meva "
+        "en "
         "al com més quin està tinc pot gràcies però es ho els hi ha dels",
-        "id": "yang dan di ini itu dengan untuk dari adalah tidak ada saya anda kami akan bisa dapat pada ke oleh sudah "
+        "id": "yang dan di ini itu dengan untuk dari adalah tidak ada saya anda kami akan bisa dapat pada ke oleh "
+        "sudah "
         "apa bagaimana tetapi atau juga karena dalam mohon terima kasih belum bagi",
         "vi": "và là của có không tôi bạn cho được một các với này trong như những để đã thì làm thế nào khi ở xin rất",
     },
     "Cyrillic": {
         "ru": "и в не на что это я с как по но из у за от так же для вы мы он она они мой моя мне меня можно нет есть "
         "было был быть если или пожалуйста к о до при только уже",
-        "uk": "і в не на що це я з як по але із у за від так для ви ми він вона вони мій моя мені мене можна немає є було "
+        "uk": "і в не на що це я з як по але із у за від так для ви ми він вона вони мій моя мені мене можна немає є "
+        "було "
         "був бути якщо або будь ласка до при тільки вже та й",
-        "bg": "и в не на че това аз с как по но от за да се съм е са вие ние той тя те ми моля може няма има беше ако или "
+        "bg": "и в не на че това аз с как по но от за да се съм е са вие ние той тя те ми моля може няма има беше ако "
+        "или "
         "до при само вече ще ли са към мога",
-        "sr": "и у не на да то ја са како по али из за од се је су ви ми он она они мој моја могу нема има био ако или до "
+        "sr": "и у не на да то ја са како по али из за од се је су ви ми он она они мој моја могу нема има био ако или "
+        "до "
         "при само већ што који молим нисам",
-        "be": "і ў не на што гэта я з як па але із у за ад так для вы мы ён яна яны мой мая мне можна няма ёсць было быў "
+        "be": "і ў не на што гэта я з як па але із у за ад так для вы мы ён яна яны мой мая мне можна няма ёсць было "
+        "быў "
         "калі ці да толькі ўжо",
     },
     "Arabic": {
-        "ar": "في من على إلى عن أن هذا هذه التي الذي ما لا هل كيف مع كان أنا هو هي لم لن قد ثم أو يمكن كل بعد ذلك منذ لقد أين أي",
+        "ar": "في من على إلى عن أن هذا هذه التي الذي ما لا هل كيف مع كان أنا هو هي لم لن قد ثم أو يمكن كل بعد ذلك منذ "
+        "لقد أين أي",
         "fa": "در از به که این آن را با است برای هم من ما شما او چه چگونه یا نیست هست می شود کرد بود تا یک خود اگر",
         "ur": "میں سے کے کی کا ہے ہیں اور کو یہ وہ نے پر کیا ہو تھا نہیں مجھے آپ ہم کیسے کر لیے بھی اگر یا ایک",
     },
