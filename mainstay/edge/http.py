@@ -9,8 +9,8 @@ import socket
 import ssl
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
 from mainstay.core.clock import Clock
 from mainstay.core.room import Room
@@ -112,7 +112,8 @@ class HttpServer:
         self._servers.append(server)
         if self._ticker is None:
             self.tick()
-        return [one.getsockname()[:2] for one in server.sockets if one.family != getattr(socket, "AF_UNIX", None)]
+        sockets = cast("Sequence[Any]", server.sockets)  # a tuple or, of uvloop, a list
+        return [one.getsockname()[:2] for one in sockets if one.family != getattr(socket, "AF_UNIX", None)]
 
     def _accept(self) -> asyncio.Protocol:
         return cast("asyncio.Protocol", Connection(self))
