@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Literal
 
 from mainstay.ledger.record import AttemptRecord, CallRecord
 from mainstay.observe.spans import CALL_ATTRIBUTE, SCOPE
 from mainstay.observe.spans_names import ATTRIBUTES, Generation, operation_of
-from mainstay.observe.spans_record import Content
+from mainstay.observe.spans_record import Content, SpanRecord
 from mainstay.wire.otlp_span import NO_RESOURCE, Resource, Scope, Span, Value
+
+Relation = Literal["own", "caller", "names", "below"]
 
 _PARTS = ("input", "output", "cached_input", "cache_write", "reasoning", "input_audio", "output_audio")
 _SAMPLED = 1
@@ -41,6 +44,21 @@ def attempt_span_id(call: str, number: int) -> str:
 def _digest(what: str, call: str, digits: int) -> str:
     # All zeros would be no id; that a hash begins so is not to be expected in the life of the universe.
     return sha256(f"mainstay {what} {call}".encode()).hexdigest()[:digits]
+
+
+def relation(record: CallRecord, span: SpanRecord) -> Relation | None:
+    """How a span belongs to a call: as one that Mainstay itself sent for it (``own``, come back by way of a collector,
+    so not to be counted again), the span that made the call (``caller``), one that names the call (``names``), one below
+    it (``below``); None where it does not belong, or is just somewhere in the same trace."""
+    ours = {call_span_id(record.id), *(attempt_span_id(record.id, number) for number in range(len(record.attempts)))}
+    in_trace = span.trace == (record.trace or trace_id(record.id))
+    if in_trace and span.span in ours:
+        return "own"
+    if in_trace and record.parent is not None and span.span == record.parent:
+        return "caller"
+    if span.call == record.id:
+        return "names"
+    return "below" if in_trace and span.parent in ours else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class ValueReader:
             return None
         key = self._keys.get(data[at + 2 : value])
         start = value + 4
-        if key is None or data[value + 1] > 127 or data[value + 1] != end - value - 2:
+        if key is None or data[value + 1] != end - value - 2:  # a length of several bytes never is what is left
             return None
         sort, size = data[value + 2], data[value + 3]
         if sort == 0x0A and size == end - start <= self._limits.value_bytes:

@@ -11,12 +11,12 @@ from mainstay.ledger.record import AttemptRecord, CallRecord, UsageRecord
 from mainstay.observe.spans import record_of
 from mainstay.observe.spans_metrics import CallMetrics
 from mainstay.observe.spans_names import ATTRIBUTES, METRICS, PROVIDERS, Generation, generation_of
-from mainstay.observe.spans_out import Exporter, attempt_span_id, call_span_id, trace_id
-from mainstay.observe.spans_record import Content
+from mainstay.observe.spans_out import Exporter, attempt_span_id, call_span_id, relation, trace_id
+from mainstay.observe.spans_record import Content, SpanRecord
 from mainstay.upstream.providers import PROVIDERS as KINDS
 from mainstay.wire import otlp
 from mainstay.wire.otlp_metric import Buckets, Metric, Number
-from mainstay.wire.otlp_span import Resource
+from mainstay.wire.otlp_span import Resource, Span
 
 AT = 1_795_000_000_000_000
 CALL = "call_01kafe0000000000000000000b"
@@ -78,6 +78,21 @@ def test_ids_follow_from_the_call() -> None:
     assert call_span_id(CALL[:-1] + "c") != whole.span_id
     # Stored elsewhere, these must not change with a version of ours.
     assert (whole.trace_id, whole.span_id) == ("fab4dfb56fd09469c80864a1db289947", "a040ba3dcf3f7031")
+
+
+def test_how_an_application_s_span_belongs_to_a_call() -> None:
+    def told(trace: str, span: str, parent: str | None = None, **attributes: str) -> SpanRecord:
+        return record_of(Span(trace, span, "s", 1, 2, parent_id=parent, attributes={**attributes}))
+
+    record, trace = call(), "a" * 32
+    assert [relation(record, record_of(span)) for span in Exporter().spans(record)] == ["own"] * 3
+    assert relation(record, told(trace, "b" * 16)) == "caller"
+    assert relation(record, told("c" * 32, "1" * 16, **{"x-mainstay-call": CALL})) == "names"
+    assert relation(record, told(trace, "1" * 16, attempt_span_id(CALL, 1))) == "below"
+    assert relation(record, told(trace, "1" * 16, "b" * 16)) is None
+    assert relation(record, told("c" * 32, "b" * 16)) is None
+    alone = call(trace=None, parent=None)
+    assert relation(alone, record_of(Exporter().spans(alone)[0])) == "own"
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,10 @@ def test_hostile_lengths_and_groups_are_refused() -> None:
         b"\x0a\xff\xff\xff\x7f",
         b"\x0b\x0c",
         _request(b"\x39\x01"),
+        _request(b"\x39\x01") + _request(b""),  # what it lacks would be the next one's bytes
+        _request(_part(0x5A, b"\x09\x01")) + _request(b""),
+        _request(_part(0x6A, b"\x35\x01")) + _request(b""),
+        _request(_part(0x4A, _part(0x12, b"\x21\x00"))) + _request(b""),
         _request(b"\x85\x01\x01"),
         _request(_part(0x4A, _part(0x12, b"\x21\x00"))),
     ):
