@@ -112,7 +112,7 @@ class HttpServer:
         self._servers.append(server)
         if self._ticker is None:
             self.tick()
-        sockets = cast("Sequence[Any]", server.sockets)  # a tuple or, of uvloop, a list
+        sockets: Sequence[Any] = cast("Any", server).sockets  # a tuple or, of uvloop, a list
         return [one.getsockname()[:2] for one in sockets if one.family != getattr(socket, "AF_UNIX", None)]
 
     def _accept(self) -> asyncio.Protocol:
