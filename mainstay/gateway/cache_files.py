@@ -24,6 +24,8 @@ SWEEP, SWEPT, CLEARED = "sweep", "swept", "cleared"
 
 _HERE: Mark = (0, 0)
 """The mark of an entry that is about to be written."""
+_UNPROVEN: Mark = (0, 1)
+"""The mark of an entry that nobody but its first caller has asked for."""
 
 _INLINE = 256 * 1024
 """Bytes that are read at once; more than that are read in a thread."""
@@ -49,7 +51,8 @@ class Files:
     ``sweep`` (the control process's work) makes room, and between two sweeps the gateways together write an eighth of
     the limit at most; entries that find no room, are larger than a gateway's part of it, or cannot be written, stay in
     the memory of the process that has them. ``workers`` is how many gateways share the folder: with one, what is in
-    memory needs no look at the disk, nor does a miss.
+    memory needs no look at the disk, nor does a miss, and an entry is written when it is asked for a second time: most are
+    asked for once only, and a write costs as much as a quarter of a call.
 
     Reading happens where the question is asked, writing in a thread of its own after the reply has gone.
     """
@@ -80,6 +83,8 @@ class Files:
     def get(self, key: bytes, held: Entry | None) -> Entry | Awaitable[Entry | None] | None:
         if self._alone:
             if held is not None:
+                if held.mark == _UNPROVEN:
+                    self._write_later(key, held)
                 return held
             if self._listed and not self._slots[_slot(key)]:
                 return None
@@ -100,8 +105,15 @@ class Files:
         return self._open(key)
 
     def put(self, key: bytes, entry: Entry, renewed: bool) -> None:
-        if renewed and not self._alone:
+        if self._alone:
+            self.remove(key)  # an older one
+            entry.mark = _UNPROVEN
+            return
+        if renewed:
             self._unlink(key)  # at once: from the end of this reply on, no other worker gives the older one
+        self._write_later(key, entry)
+
+    def _write_later(self, key: bytes, entry: Entry) -> None:
         if self._given - self._taken > _BACKLOG:
             self._not_stored += 1
             self._unlink(key)

@@ -52,9 +52,10 @@ class Place:
         return made
 
     async def store(self, files: Files, name: object, text: str = "hello", renewed: bool = False) -> Entry:
-        """Put, and wait until it is done."""
+        """Put, ask for it once (a single process writes no sooner), and wait until it is done."""
         made = entry(self.clock, text)
         files.put(key(name), made, renewed)
+        await found(files, name, made)
         await done(files)
         return made
 
@@ -213,6 +214,22 @@ async def test_a_single_process_asks_the_disk_for_nothing_that_it_knows(
     monkeypatch.undo()
     assert same(await found(files, "a"), made)
     running.cancel()
+
+
+async def test_a_single_process_writes_what_is_asked_for_twice(place: Place) -> None:
+    files = place.files(workers=1)
+    made = entry(place.clock)
+    files.put(key("a"), made, False)
+    await done(files)
+    assert place.size == 0
+    for _ in range(3):
+        assert await found(files, "a", made) is made
+    await done(files)
+    assert files.gauges()["cache_stored"] == 1
+    again = entry(place.clock, "newer")
+    files.put(key("a"), again, True)  # the older one is not to be found by a later process
+    await done(files)
+    assert place.size == 0
 
 
 async def test_large_ones_are_read_in_a_thread(place: Place) -> None:
