@@ -80,5 +80,16 @@ def test_a_mixed_text_is_what_most_of_it_is() -> None:
     assert language("日本語 is the Japanese name of the language, and it is written with three scripts") == "en"
 
 
+def test_a_text_that_is_half_of_each_is_undetermined() -> None:
+    assert (
+        language("Ich habe das nicht bekommen und es ist noch nicht hier. This is not what you said and it was late.")
+        == UNKNOWN
+    )
+    assert (
+        language("Je ne sais pas pourquoi cette page est vide. No sé por qué esta página está en blanco, gracias.")
+        == UNKNOWN
+    )
+
+
 def test_a_long_text_is_read_in_part() -> None:
     assert language("Where is my parcel, and when will it be here? " * 100_000) == "en"
