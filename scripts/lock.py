@@ -5,6 +5,7 @@ It installs the project's own requirements into a fresh environment and notes wh
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,8 @@ def main() -> None:
         python = Path(folder) / "bin" / "python"
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--upgrade", "pip"], check=True)
-        subprocess.run([*pip, str(ROOT)], check=True)
+        pure = {**os.environ, "MAINSTAY_PURE": "1"}  # nothing is run here: no need to compile
+        subprocess.run([*pip, str(ROOT)], check=True, env=pure)
         base = frozen(python)
         written(ROOT / "requirements.lock", base)
         subprocess.run(
