@@ -123,5 +123,10 @@ def _gateways(health: dict[str, Any]) -> list[Finding]:
                         f"mainstay calls 'outcome!=ok' shows why {target} fails",
                     )
                 )
-        findings.append(Finding(True, f"{name} is connected"))
+        how = (
+            "compiled"
+            if gateway["gauges"].get("compiled")
+            else "interpreted: install with a C compiler for half the cost"
+        )
+        findings.append(Finding(True, f"{name} is connected ({how})"))
     return findings

@@ -30,6 +30,7 @@ from mainstay.edge.responses_socket import ResponsesSockets
 from mainstay.edge.socket_connection import SocketLimits
 from mainstay.edge.status import status_of
 from mainstay.edge.stored_responses import ResponsesApi, StoredResponses
+from mainstay.gateway import pipeline
 from mainstay.gateway.admit import Admit
 from mainstay.gateway.attempt import Attempts
 from mainstay.gateway.cache import Cache, Memory, Shared
@@ -149,6 +150,7 @@ class Gateway:
             "journal_written": float(self.journal.written),
             "journal_dropped": float(self.journal.dropped),
             "journal_full": float(self.journal.full),
+            "compiled": float(not pipeline.__file__.endswith(".py")),
             "http_refused": float(self.server.refused),
             "responses_stored": float(self.responses.written),
             "responses_dropped": float(self.responses.dropped),

@@ -23,6 +23,7 @@ _GAUGES = {
     "cache_bytes": "Bytes in the exact cache.",
     "cache_entries": "Entries in the exact cache.",
     "cache_store_failing": "1 where the cache's files or server cannot be used, and it goes on in memory.",
+    "compiled": "1 where the hot path was compiled at installation, 0 where it is interpreted.",
     "journal_full": "1 where the journal's disk is full.",
     "upstream_connections": "Connections to upstreams.",
     "sockets": "WebSocket connections of clients.",
