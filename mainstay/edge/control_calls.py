@@ -34,9 +34,9 @@ def add(routes: Routes, control: Control) -> None:
     ) -> dict[str, Any]:
         """Calls, newest first. ``since`` and ``until`` are times (ISO 8601) or ages such as ``5m``."""
         page = await control.ledger.calls(
-            _allowed(request.state.caller, filter),
-            since=_moment(since, "since"),
-            until=_moment(until, "until"),
+            allowed(request.state.caller, filter),
+            since=moment_or_age(since, "since"),
+            until=moment_or_age(until, "until"),
             limit=limit,
             cursor=cursor,
             timeout=_TIMEOUT,
@@ -80,14 +80,14 @@ def add(routes: Routes, control: Control) -> None:
     routes.add("GET", "/api/v1/calls/{call}/content", "content:read", content)
 
 
-def _allowed(caller: Caller, text: str) -> Filter:
+def allowed(caller: Caller, text: str) -> Filter:
     """What the caller asks for, of what it may see."""
     wanted = parse(text) if text.strip() else ALL
     return wanted if caller.team is None else Filter('"team" = ?', [caller.team]).both(wanted)
 
 
-def _moment(text: str | None, field: str) -> int | None:
-    """Microseconds since the epoch of a time or an age."""
+def moment_or_age(text: str | None, field: str) -> int | None:
+    """Microseconds since the epoch of a time or an age. Raises ``Invalid`` that names ``field``."""
     if text is None:
         return None
     try:

@@ -14,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 import duckdb
 
+from mainstay.core.clock import Clock
 from mainstay.core.errors import Invalid, MainstayError
 from mainstay.core.ids import Ids
 from mainstay.ledger.engine import Engine, quoted
-from mainstay.ledger.filter import ALL, Filter, known
+from mainstay.ledger.filter import ALL, Filter, Source, known, sent_by
 from mainstay.ledger.fresh import Fresh
 from mainstay.ledger.rows import COLUMNS, SELECTED, row
 from mainstay.ledger.segments import SegmentFiles
@@ -79,13 +80,21 @@ class _Retired(NamedTuple):
 class Ledger:
     """The rows of all calls. One control process has it; ``Ingest`` puts rows in, ``Upkeep`` merges and drops them."""
 
-    def __init__(self, folder: Path, database: Database, manifest: Manifest, ids: Ids, engine: Engine) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        manifest: Manifest,
+        ids: Ids,
+        engine: Engine,
+        clock: Clock | None = None,
+    ) -> None:
         self.files = SegmentFiles(folder.absolute(), engine.temporary, ids)
         self.engine = engine
         self._database = database
         self._manifest = manifest
         self._segments: dict[str, Segment] = {}
-        self._fresh = Fresh(engine)
+        self._fresh = Fresh(engine, clock or Clock())
         self._epoch = 0
         self._pins: list[int] = []
         self._retired: list[_Retired] = []
@@ -109,7 +118,8 @@ class Ledger:
             _log.error("%d ledger segments are missing or damaged, such as %s", len(self.lost), self.lost[0].path)
         gone = {segment.id for segment in self.lost}
         self._segments = {segment.id: segment for segment in segments if segment.id not in gone}
-        await self._fresh.open()
+        statement = f"SELECT max(taken) FROM {self.files.source(self._segments.values())}"
+        await self._fresh.open((await self.engine.read(statement, timeout=600.0))[0][0] or 0)
 
     async def close(self) -> None:
         """End all queries. Rows that were not yet flushed are still in the journals."""
@@ -200,6 +210,7 @@ class Ledger:
         limit: int = 100,
         cursor: str | None = None,
         timeout: float | None = None,
+        source: Source = "gateway",
     ) -> Page:
         """Calls, newest first, from ``since`` on and before ``until`` (microseconds since the epoch).
 
@@ -207,13 +218,13 @@ class Ledger:
         """
         if not 1 <= limit <= PAGE_LIMIT:
             raise Invalid(f"limit is a number from 1 to {PAGE_LIMIT}", field="limit")
-        condition = filter.both(_span(since, until))
+        condition = filter.both(sent_by(source)).both(within(since, until))
         if cursor is not None:
             at, call = _decoded(cursor)
             until = at + 1 if until is None else min(until, at + 1)
             condition = condition.both(Filter('("at" < ? OR ("at" = ? AND id < ?))', [at, at, call]))
         with self.pinned() as view:
-            newest = [segment for segment in reversed(view.segments) if _touches(segment, since, until)]
+            newest = [segment for segment in reversed(view.segments) if touches(segment, since, until)]
             wanted = _FIRST_LOOK
             while True:
                 taken, rest = _first(newest, wanted)
@@ -256,6 +267,7 @@ class Ledger:
         bucket: float | None = None,
         limit: int = 1000,
         timeout: float | None = None,
+        source: Source = "gateway",
     ) -> list[dict[str, Any]]:
         """``measures`` per value of the fields ``by`` (``tag.NAME`` too) and per ``bucket`` seconds.
 
@@ -283,13 +295,13 @@ class Ledger:
         for measure in measures:
             columns.append(_measure(measure))
             names.append(measure)
-        condition = filter.both(_span(since, until))
+        condition = filter.both(sent_by(source)).both(within(since, until))
         order = ([] if bucket is None else ["1"]) + [f"{keys + 1} DESC NULLS LAST"] + [str(i + 1) for i in range(keys)]
         grouped = f"GROUP BY {', '.join(str(i + 1) for i in range(keys))} " if keys else ""
         with self.pinned() as view:
-            source = self.files.source([one for one in view.segments if _touches(one, since, until)], view.tables)
+            read = self.files.source([one for one in view.segments if touches(one, since, until)], view.tables)
             rows = await self.engine.read(
-                f"SELECT {', '.join(columns)} FROM {source} WHERE {condition.sql} {grouped}"
+                f"SELECT {', '.join(columns)} FROM {read} WHERE {condition.sql} {grouped}"
                 f"ORDER BY {', '.join(order)} LIMIT {limit}",
                 [*parameters, *condition.parameters],
                 timeout=timeout,
@@ -303,9 +315,10 @@ class Ledger:
         *,
         since: int | None = None,
         until: int | None = None,
+        source: Source = "gateway",
     ) -> Path:
         """A file with all the calls, oldest first; it is the caller's to move or delete, and is gone after a restart."""
-        condition = filter.both(_span(since, until))
+        condition = filter.both(sent_by(source)).both(within(since, until))
         target = self.files.temporary / f"{self.files.new_name('export_')}.{format}"
         columns, options = SELECTED, "FORMAT parquet, COMPRESSION zstd"
         if format == "csv":
@@ -316,9 +329,9 @@ class Ledger:
             )
             options = "FORMAT csv, HEADER true"
         with self.pinned() as view:
-            source = self.files.source([one for one in view.segments if _touches(one, since, until)], view.tables)
+            read = self.files.source([one for one in view.segments if touches(one, since, until)], view.tables)
             statement = (
-                f'COPY (SELECT {columns} FROM {source} WHERE {condition.sql} ORDER BY "at", id) '
+                f'COPY (SELECT {columns} FROM {read} WHERE {condition.sql} ORDER BY "at", id) '
                 f"TO {quoted(str(target))} ({options})"
             )
             try:
@@ -348,7 +361,8 @@ def _measure(name: str) -> str:
     return f'quantile_cont("{figure}", 0.{how[1:]})'
 
 
-def _span(since: int | None, until: int | None) -> Filter:
+def within(since: int | None, until: int | None) -> Filter:
+    """Holds of calls from ``since`` on and before ``until``."""
     found = ALL
     if since is not None:
         found = found.both(Filter('"at" >= ?', [since]))
@@ -357,7 +371,8 @@ def _span(since: int | None, until: int | None) -> Filter:
     return found
 
 
-def _touches(segment: Segment, since: int | None, until: int | None) -> bool:
+def touches(segment: Segment, since: int | None, until: int | None) -> bool:
+    """Whether ``segment`` may hold calls of that time."""
     return (since is None or segment.last_at >= since) and (until is None or segment.first_at < until)
 
 
