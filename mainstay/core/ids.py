@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 
 from mainstay.core.clock import Clock
 
@@ -39,6 +40,13 @@ class Ids:
             f"{pairs[tail >> 40 & 1023]}{pairs[tail >> 30 & 1023]}{pairs[tail >> 20 & 1023]}"
             f"{pairs[tail >> 10 & 1023]}{pairs[tail & 1023]}"
         )
+
+
+def made_from(at: float, what: bytes, prefix: str = "") -> str:
+    """The id of what is told by the bytes ``what`` and began at ``at``, seconds since the epoch: always the same one."""
+    head, tail = int(at * 1000) & ((1 << 50) - 1), int.from_bytes(sha256(what).digest()[:10], "big")
+    letters = [_PAIRS[head >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
+    return prefix + "".join(letters + [_PAIRS[tail >> shift & 1023] for shift in (70, 60, 50, 40, 30, 20, 10, 0)])
 
 
 def made_at(identifier: str) -> float:

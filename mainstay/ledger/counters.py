@@ -153,11 +153,15 @@ class Counters:
             "fallbacks_total", "Times that a call went on to another target.", "route", "from", "to"
         )
         self._rescues = counter("rescues_total", "Replies completed by another attempt after they had begun.", "how")
+        self._spans = counter("spans_total", "Spans and records that applications sent.", "kind", "source", "team")
         self._cache = counter("cache_total", "Calls by what the exact cache had.", "route", "state")
 
     def add(self, record: CallRecord) -> None:
         """Count one call."""
         route, team = record.route or "", record.team or ""
+        if record.source is not None:  # what an application tells is no call of a gateway
+            self._spans.add((record.kind or "", record.source, team))
+            return
         model, provider = record.model or "", record.provider or ""
         self._calls.add((route, model, provider, team, str(record.status), record.outcome))
         self._cache.add((route, record.cache or "off"))

@@ -18,7 +18,7 @@ import difflib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from mainstay.core.errors import Invalid
 from mainstay.core.money import nano_from_usd
@@ -57,6 +57,17 @@ ALL = Filter()
 """Holds of every call."""
 
 
+Source = Literal["gateway", "otlp", "api", "all"]
+"""Whose rows: calls that came through a gateway, or spans and records that applications sent."""
+
+
+def sent_by(source: Source) -> Filter:
+    """The rows that came that way."""
+    if source == "all":
+        return ALL
+    return Filter('"source" IS NULL') if source == "gateway" else Filter('"source" = ?', [source])
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A field of the language: its SQL, its sort (text, int, float, bool, usd, time, list), its parameters."""
@@ -80,13 +91,17 @@ def _fields() -> dict[str, Field]:
     table["attempts"] = Field('coalesce(len("attempts"), 0)', "int")
     table["cache"] = Field("coalesce(\"cache\", 'off')", "text")
     table["cost_usd"] = Field('"cost_nano"', "usd")
+    table["app_cost_usd"] = Field('"app_cost_nano"', "usd")
+    table["kind"] = Field("coalesce(\"kind\", 'call')", "text")
+    table["source"] = Field("coalesce(\"source\", 'gateway')", "text")
+    del table["taken"]
     for short, long in (("latency_ms", "duration_ms"), ("ttft_ms", "first_token_ms")):
         table[short] = table[long]
     return table
 
 
 FIELDS = _fields()
-"""Every field of the language but the tags, which are ``tag.NAME``."""
+"""Every field of the language but the tags and attributes, which are ``tag.NAME`` and ``attribute.NAME``."""
 
 
 def known(name: str, position: int = 0) -> Field:
@@ -94,6 +109,8 @@ def known(name: str, position: int = 0) -> Field:
     head, dot, tag = name.partition(".")
     if dot and head in ("tag", "tags") and tag:
         return Field('map_extract_value("tags", ?)', "text", (tag,))
+    if dot and head in ("attribute", "attributes") and tag:
+        return Field('map_extract_value("attributes", ?)', "text", (tag,))
     found = FIELDS.get(name)
     if found is None:
         near = difflib.get_close_matches(name, [*FIELDS, "tag."], 1)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import duckdb
 import msgspec
 
+from mainstay.core.clock import Clock
 from mainstay.ledger.engine import Engine, quoted
 from mainstay.ledger.record import CallRecord, decode
 from mainstay.ledger.rows import COLUMNS, SELECTED
 
 _LINES = "fresh.ndjson"
 _READ = ", ".join(f"'{name}': {quoted(sql)}" for name, sql in COLUMNS.items())
+_INSERTED = ", ".join('? AS "taken"' if name == "taken" else f'"{name}"' for name in COLUMNS)
 _UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
 _BIGGEST = 2**63 - 1
 _log = logging.getLogger(__name__)
@@ -22,12 +24,14 @@ _log = logging.getLogger(__name__)
 class Fresh:
     """Tables of rows: one that grows, and those that are frozen and being written."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._path = engine.temporary / _LINES
         self._number = 0
         self._counts: dict[str, int] = {}
         self._current = ""
+        self._clock = clock
+        self._taken = 0
 
     @property
     def rows(self) -> int:
@@ -39,8 +43,9 @@ class Fresh:
         """The tables that queries read."""
         return list(self._counts)
 
-    async def open(self) -> None:
-        """Make the first table."""
+    async def open(self, taken: int) -> None:
+        """Make the first table. ``taken`` is the latest time at which a row was taken in before."""
+        self._taken = taken
         await self.freeze()
 
     async def freeze(self) -> str:
@@ -81,7 +86,10 @@ class Fresh:
             self._path.unlink(missing_ok=True)
 
     def _insert_whole(self, connection: duckdb.DuckDBPyConnection, table: str, lines: Sequence[bytes]) -> None:
-        connection.execute(f"INSERT INTO {table} SELECT {SELECTED} FROM {self._written(lines)}").fetchall()
+        # Who reads on behind a place in the ledger does so in this order, also when the clock goes back.
+        self._taken = max(self._taken + 1, self._clock.now_ns() // 1000)
+        statement = f"INSERT INTO {table} SELECT {_INSERTED} FROM {self._written(lines)}"
+        connection.execute(statement, [self._taken]).fetchall()
 
     def _written(self, lines: Sequence[bytes]) -> str:
         # DuckDB reads JSON from files ten times faster than from parameters.

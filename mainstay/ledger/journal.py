@@ -7,7 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -166,6 +166,29 @@ class Journal:
                 return
             self._scheduled = True
             loop.call_soon(self._turn)
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Write down at once what has ended without having been opened, each record as JSON.
+
+        Raises ``Unavailable`` (code ``journal_full``) if there is no room; then none of them is to be believed written.
+        """
+        data = b"".join(frame(CLOSE, record) for record in records)
+        try:
+            segment = self._with_room(len(data))
+            if not self.flush():
+                raise OSError(errno.EIO, "what was to be written before waits for the disk")
+            segment = self._segment or segment
+            segment.append(data)
+        except OSError as error:
+            self._failed()
+            raise Unavailable(
+                f"The journal cannot be written ({error.strerror or error}); free space on the disk that holds "
+                "the home folder.",
+                code="journal_full",
+                retry_after=5.0,
+            ) from error
+        self.written += len(records)
+        self._failing_since = None
 
     def after_flush(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once all that was appended so far is in the file; at once if it already is."""

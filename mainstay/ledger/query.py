@@ -80,21 +80,13 @@ class _Retired(NamedTuple):
 class Ledger:
     """The rows of all calls. One control process has it; ``Ingest`` puts rows in, ``Upkeep`` merges and drops them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        database: Database,
-        manifest: Manifest,
-        ids: Ids,
-        engine: Engine,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, database: Database, manifest: Manifest, ids: Ids, engine: Engine) -> None:
         self.files = SegmentFiles(folder.absolute(), engine.temporary, ids)
         self.engine = engine
         self._database = database
         self._manifest = manifest
         self._segments: dict[str, Segment] = {}
-        self._fresh = Fresh(engine, clock or Clock())
+        self._fresh = Fresh(engine, Clock())
         self._epoch = 0
         self._pins: list[int] = []
         self._retired: list[_Retired] = []

@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 """The version of the row's schema; columns are only ever added."""
 
 RECORD_LIMIT = 8192
@@ -54,6 +54,11 @@ class CallRecord(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     ``at`` is in microseconds since the epoch, money in nano-dollars (None: unknown), token counts None where
     unknown. ``charges`` are nano-dollars per pool, settled with the gateway's shares. ``content`` names the call's
     content in the content store.
+
+    From ``kind`` on: what only the rows of an application's own spans have. There ``source`` says how they came
+    (``otlp`` or ``api``), ``kind`` what they are, ``span`` and ``parent`` how they are linked, ``call`` which call they
+    say they waited for; ``app_cost_nano`` is what they cost, as they said (``reported``) or by the price book
+    (``price_book``): never charged, and never in ``cost_nano``.
     """
 
     v: int
@@ -102,6 +107,19 @@ class CallRecord(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     reply_bytes: int | None = None
     content: str | None = None
     charges: dict[str, int] = {}
+    kind: str | None = None
+    name: str | None = None
+    span: str | None = None
+    source: str | None = None
+    service: str | None = None
+    call: str | None = None
+    prompt: str | None = None
+    prompt_version: str | None = None
+    agent: str | None = None
+    tool: str | None = None
+    attributes: dict[str, str] = {}
+    app_cost_nano: int | None = None
+    app_cost_source: str | None = None
 
 
 class OpenRecord(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
@@ -230,7 +248,11 @@ def _shorter_open(record: OpenRecord) -> OpenRecord:
 
 
 def _shortened(record: CallRecord, limit: int) -> bytes:
-    for text, attempts, listed in ((_TEXT_LIMIT, 16, 16), (200, 8, 8), (_TINY, 3, 2)):
+    for text, attempts, listed, told in (
+        (_TEXT_LIMIT, 16, 16, limit // 2),
+        (200, 8, 8, limit // 4),
+        (_TINY, 3, 2, 0),
+    ):
         kept = record.attempts
         if len(kept) > attempts:  # the first ones say why, the last one answered
             kept = [*kept[: attempts - 1], kept[-1]]
@@ -241,6 +263,7 @@ def _shortened(record: CallRecord, limit: int) -> bytes:
             session=_cut(record.session, 256),
             workflow=_cut(record.workflow, 256),
             tags=_cut_tags(record.tags, text),
+            attributes=_cut_tags(record.attributes, told),
             why=[_cut(line, 120) or "" for line in record.why[:listed]],
             dropped=[_cut(line, 120) or "" for line in record.dropped[:listed]],
             attempts=[

@@ -65,6 +65,21 @@ COLUMNS: Mapping[str, str] = {
     "reply_bytes": "BIGINT",
     "content": "VARCHAR",
     "charges": "MAP(VARCHAR, BIGINT)",
+    # of version 2: null in the rows of gateways' calls but for the last
+    "kind": "VARCHAR",
+    "name": "VARCHAR",
+    "span": "VARCHAR",
+    "source": "VARCHAR",
+    "service": "VARCHAR",
+    "call": "VARCHAR",
+    "prompt": "VARCHAR",
+    "prompt_version": "VARCHAR",
+    "agent": "VARCHAR",
+    "tool": "VARCHAR",
+    "attributes": "MAP(VARCHAR, VARCHAR)",
+    "app_cost_nano": "BIGINT",
+    "app_cost_source": "VARCHAR",
+    "taken": "BIGINT",  # when it was taken in, microseconds since the epoch, strictly later with every batch
 }
 """The columns and their SQL types, in the order of the tables; a later version adds at the end."""
 
@@ -78,7 +93,7 @@ _USAGE_PARTS = ("input", "output", "cached_input", "cache_write", "reasoning", "
 def row(values: Sequence[Any]) -> dict[str, Any]:
     """A row of ``SELECTED`` as a dictionary; lists and maps that were left out are empty, not None."""
     found = dict(zip(COLUMNS, values, strict=True))
-    for name in ("tags", "charges"):
+    for name in ("tags", "charges", "attributes"):
         found[name] = found[name] or {}
     for name in ("attempts", "why", "dropped"):
         found[name] = found[name] or []
@@ -110,7 +125,7 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
         "upstream_model": row["upstream_model"],
         "attempts": [_attempt(attempt) for attempt in cast(list[dict[str, Any]], row["attempts"] or [])],
         "usage": usage,
-        "cost_usd": _dollars(row["cost_nano"]),
+        "cost_usd": dollars(row["cost_nano"]),
         "cost_estimated": bool(row["cost_estimated"]),
         "duration_ms": row["duration_ms"],
         "first_token_ms": row["first_token_ms"],
@@ -134,7 +149,21 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
         "request_bytes": row["request_bytes"],
         "reply_bytes": row["reply_bytes"],
         "content": row["content"],
-        "charges": {pool: _dollars(nano) for pool, nano in cast(dict[str, int], row["charges"] or {}).items()},
+        "charges": {pool: dollars(nano) for pool, nano in cast(dict[str, int], row["charges"] or {}).items()},
+        "kind": row["kind"] or "call",
+        "source": row["source"] or "gateway",
+        **(_span(row) if row["source"] is not None else {}),
+    }
+
+
+def _span(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the rows of an application's own spans have."""
+    plain = ("name", "span", "service", "call", "prompt", "prompt_version", "agent", "tool")
+    return {
+        **{name: row[name] for name in plain},
+        "application_cost_usd": dollars(row["app_cost_nano"]),
+        "application_cost_source": row["app_cost_source"],
+        "attributes": dict(row["attributes"] or {}),
     }
 
 
@@ -149,7 +178,7 @@ def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
         "error": attempt["error"],
         "message": attempt["message"],
         "usage": None if usage is None else _usage(usage, usage["estimated"]),
-        "cost_usd": _dollars(attempt["cost_nano"]),
+        "cost_usd": dollars(attempt["cost_nano"]),
         "duration_ms": attempt["duration_ms"],
         "first_token_ms": attempt["first_token_ms"],
         "request_id": attempt["request_id"],
@@ -163,7 +192,8 @@ def _usage(figures: Mapping[str, Any], estimated: bool | None) -> dict[str, Any]
     return usage
 
 
-def _dollars(nano: int | None) -> float | int | None:
+def dollars(nano: int | None) -> float | int | None:
+    """Nano-dollars as a number of dollars, None where unknown."""
     if nano is None:
         return None
     text = usd(nano)

@@ -16,7 +16,7 @@ from mainstay.store.manifest import Manifest, Segment
 _LEASE = "ledger.upkeep"
 _LEASE_SECONDS = 600.0
 
-_PERSONAL = ("user", "session", "message", "content", "tags", "charges")
+_PERSONAL = ("user", "session", "message", "content", "tags", "charges", "attributes", "name")
 """Columns that may tell who a person is: a pool's name holds the user whose budget it is."""
 
 
