@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ DIMENSIONS = (*_FIELDS, *_TIMES)
 FAILED_COST = "list_sum([one.cost_nano FOR one IN attempts IF one.error IS NOT NULL])"
 """The SQL of what a call's attempts cost that were cancelled or ended in an error: money for no answer."""
 
-_SUMS = {
+SUMS: Mapping[str, str] = {
     "calls": "count(*)",
     "cost_nano": "sum(cost_nano)",
     "unpriced": "count(*) FILTER (cost_nano IS NULL)",
@@ -47,6 +47,7 @@ _SUMS = {
     "failed_nano": f"sum({FAILED_COST})",
     **{sort: f'sum("{sort}")' for sort in SORTS},
 }
+"""The sums of a group of calls and their SQL, in the order of ``Sums``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,8 @@ def dimensions(by: Sequence[str]) -> list[tuple[Field, str]]:
         if by.count(name) > 1:
             raise Invalid(f'"{name[:60]}" is given twice; give it once', field="by")
         if name in _TIMES:
-            sql, shown = _TIMES[name]
-            found.append((Field(sql, "text"), shown))
+            sql, template = _TIMES[name]
+            found.append((Field(sql, "text"), template))
         elif name in _FIELDS or (name.partition(".")[0] in ("tag", "tags") and name.partition(".")[2]):
             found.append((known(name), "{}"))
         else:
@@ -157,28 +158,28 @@ async def totals(
     timeout: float | None = None,
 ) -> Grouped:
     """What the calls from ``since`` on and before ``until`` come to, per value of ``by``; ``share`` is in per cent."""
-    keys, order, parameters = _keyed(by)
+    keys, order, parameters = keyed(by)
     if not 1 <= limit <= MOST_GROUPS:
         raise Invalid(f"limit is a number from 1 to {MOST_GROUPS}", field="limit")
-    sums = ", ".join(f"{sql} AS s{i}" for i, sql in enumerate(_SUMS.values()))
+    sums = ", ".join(f"{sql} AS s{i}" for i, sql in enumerate(SUMS.values()))
     ranking = ", ".join(["s1 DESC NULLS LAST", "s0 DESC", *order])
-    shown = _shown(by)
-    own = [f"s{i}" for i in range(len(_SUMS))]
+    labels = shown(by)
+    own = [f"s{i}" for i in range(len(SUMS))]
     rest = [f"sum({name}) FILTER (rank > {limit})" for name in own]
-    with _rows(ledger, filter, since, until) as (source, condition):
+    with reading(ledger, filter, since, until) as (source, condition):
         rows = await ledger.engine.read(
             f"WITH grouped AS (SELECT {', '.join([*keys, sums])} FROM {source} WHERE {condition.sql} {_by(order)}), "
             f"ranked AS (SELECT *, row_number() OVER (ORDER BY {ranking}) AS rank, "
             f"sum(s1) OVER (ORDER BY {ranking} ROWS UNBOUNDED PRECEDING) AS cumulative, sum(s1) OVER () AS whole "
             "FROM grouped) "
-            f"SELECT {', '.join([*shown, *own])}, rank, cumulative, NULL, NULL FROM ranked WHERE rank <= {limit} "
-            f"UNION ALL SELECT {', '.join([*(['NULL'] * len(shown)), *rest])}, NULL, count(*), "
+            f"SELECT {', '.join([*labels, *own])}, rank, cumulative, NULL, NULL FROM ranked WHERE rank <= {limit} "
+            f"UNION ALL SELECT {', '.join([*(['NULL'] * len(labels)), *rest])}, NULL, count(*), "
             "count(*) FILTER (s1 > 0), "
             f"count(*) FILTER (s1 > 0 AND (cumulative - s1) * 100 < whole * {share}) FROM ranked",
             [*parameters, *condition.parameters],
             timeout=timeout,
         )
-    width = len(shown)
+    width = len(labels)
     named = sorted((row for row in rows if row[-4] is not None), key=lambda row: row[-4])
     last = next(row for row in rows if row[-4] is None)
     groups = [Group(tuple(row[:width]), _sums(row[width:-4]), _int(row[-3])) for row in named]
@@ -197,7 +198,7 @@ async def compared(
     timeout: float | None = None,
 ) -> Comparison:
     """The window from ``since`` to ``until`` beside the same window ``shift`` microseconds earlier, per value of ``by``."""
-    keys, order, parameters = _keyed(by)
+    keys, order, parameters = keyed(by)
     if not 1 <= limit <= MOST_GROUPS:
         raise Invalid(f"limit is a number from 1 to {MOST_GROUPS}", field="limit")
     windows = [(since, until), (since - shift, until - shift)]
@@ -211,23 +212,23 @@ async def compared(
     either = Filter(
         '("at" >= ? AND "at" < ?) OR ("at" >= ? AND "at" < ?)', [bound for window in windows for bound in window]
     )
-    shown = _shown(by)
+    labels = shown(by)
     ranking = ", ".join(["abs(coalesce(s1, 0) - coalesce(s4, 0)) DESC", "s0 + s3 DESC", *order])
     rest = [f"sum({name}) FILTER (rank > {limit})" for name in own]
-    with _rows(ledger, filter.both(either), min(since, since - shift), max(until, until - shift)) as (
+    with reading(ledger, filter.both(either), min(since, since - shift), max(until, until - shift)) as (
         source,
         condition,
     ):
         rows = await ledger.engine.read(
             f"WITH grouped AS (SELECT {', '.join(columns)} FROM {source} WHERE {condition.sql} {_by(order)}), "
             f"ranked AS (SELECT *, row_number() OVER (ORDER BY {ranking}) AS rank FROM grouped) "
-            f"SELECT {', '.join([*shown, *own])}, rank, NULL, NULL FROM ranked WHERE rank <= {limit} "
-            f"UNION ALL SELECT {', '.join([*(['NULL'] * len(shown)), *rest])}, -count(*) - 1, "
+            f"SELECT {', '.join([*labels, *own])}, rank, NULL, NULL FROM ranked WHERE rank <= {limit} "
+            f"UNION ALL SELECT {', '.join([*(['NULL'] * len(labels)), *rest])}, -count(*) - 1, "
             "count(*) FILTER (s3 = 0), count(*) FILTER (s0 = 0) FROM ranked",
             [*parameters, *condition.parameters],
             timeout=timeout,
         )
-    width = len(shown)
+    width = len(labels)
     named = sorted((row for row in rows if row[-3] > 0), key=lambda row: row[-3])
     last = next(row for row in rows if row[-3] < 0)
     groups = [_changed(row, width) for row in named]
@@ -272,9 +273,9 @@ async def daily(
     timeout: float | None = None,
 ) -> dict[tuple[Any, ...], list[DaySum]]:
     """Per value of ``by`` (the ``limit`` dearest of them), what each day cost, and what after ``after`` µs of the day."""
-    keys, order, parameters = _keyed(by)
+    keys, order, parameters = keyed(by)
     partition = f"PARTITION BY {', '.join(order)}" if order else ""
-    with _rows(ledger, filter, since, until) as (source, condition):
+    with reading(ledger, filter, since, until) as (source, condition):
         rows = await ledger.engine.read(
             f'WITH days AS (SELECT {"".join(f"{key}, " for key in keys)}"at" // {DAY} AS d, min("at") AS first_at, '
             f'coalesce(sum(cost_nano), 0) AS nano, coalesce(sum(cost_nano) FILTER ("at" % {DAY} >= {after:d}), 0) AS tail, '
@@ -283,7 +284,7 @@ async def daily(
             f"whole AS (SELECT *, sum(nano) OVER ({partition}) AS every "
             "FROM days), "
             f"ranked AS (SELECT *, dense_rank() OVER (ORDER BY {', '.join(['every DESC', *order])}) AS rank FROM whole) "
-            f"SELECT {''.join(f'{one}, ' for one in _shown(by))}d, first_at, nano, tail, unpriced FROM ranked "
+            f"SELECT {''.join(f'{one}, ' for one in shown(by))}d, first_at, nano, tail, unpriced FROM ranked "
             f"WHERE rank <= {limit} ORDER BY d",
             [*parameters, *condition.parameters],
             timeout=timeout,
@@ -295,21 +296,22 @@ async def daily(
 
 
 @contextlib.contextmanager
-def _rows(ledger: Ledger, filter: Filter, since: int | None, until: int | None) -> Generator[tuple[str, Filter]]:
+def reading(ledger: Ledger, filter: Filter, since: int | None, until: int | None) -> Generator[tuple[str, Filter]]:
     """An SQL source with all the calls of that time, and the condition that holds of those that are meant."""
     with ledger.pinned() as view:
         segments = [one for one in view.segments if touches(one, since, until)]
         yield ledger.files.source(segments, view.tables), filter.both(within(since, until))
 
 
-def _keyed(by: Sequence[str]) -> tuple[list[str], list[str], list[Any]]:
+def keyed(by: Sequence[str]) -> tuple[list[str], list[str], list[Any]]:
     """The columns ``k0``, ``k1`` … of the dimensions, their names, and the parameters."""
     found = dimensions(by)
     columns = [f"{one.sql} AS k{i}" for i, (one, _) in enumerate(found)]
     return columns, [f"k{i}" for i in range(len(found))], [value for one, _ in found for value in one.parameters]
 
 
-def _shown(by: Sequence[str]) -> list[str]:
+def shown(by: Sequence[str]) -> list[str]:
+    """The SQL of how the columns ``k0``, ``k1`` … are shown."""
     return [template.format(f"k{i}") for i, (_, template) in enumerate(dimensions(by))]
 
 
