@@ -8,8 +8,8 @@
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~" (contains, whatever the case) | "!~"
     value      = "null" | a word | "text in double or single quotes, with \\" and \\\\"
 
-What is compared with something absent does not hold; its negation does. The text becomes SQL with parameters: no
-part of it is ever pasted in.
+What is compared with something absent does not hold; its negation does. ``verdict.NAME`` holds of a call if one of the
+verdicts on it, its session or its external id does. The text becomes SQL with parameters: no part of it is ever pasted in.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from mainstay.core.errors import Invalid
 from mainstay.core.money import nano_from_usd
+from mainstay.ledger import judged
 from mainstay.ledger.rows import COLUMNS
 
 TEXT_LIMIT = 4096
@@ -114,7 +115,11 @@ def known(name: str, position: int = 0) -> Field:
     found = FIELDS.get(name)
     if found is None:
         near = difflib.get_close_matches(name, [*FIELDS, "tag."], 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(sorted(FIELDS))} and tag.NAME"
+        hint = (
+            f'did you mean "{near[0]}"?'
+            if near
+            else f"there are {', '.join(sorted(FIELDS))}, tag.NAME and verdict.NAME"
+        )
         raise Invalid(f'unknown field "{name[:60]}" at position {position + 1}; {hint}', field="filter")
     return found
 
@@ -236,6 +241,9 @@ class _Parser:
         name = self._take("a field such as status")
         if name.sort != "word":
             raise _wrong(f"expected a field such as status, not {name.shown}", name.at)
+        verdict = judged.named(name.text)
+        if verdict is not None:
+            return self._judged(verdict, name)
         left = known(name.text, name.at)
         if self._word("in"):
             self._mark("(")
@@ -261,6 +269,17 @@ class _Parser:
             raise _wrong(f'"{operator.text}" does not go with {name.shown} and {value.shown}', operator.at)
         right = _typed(left.sort, value)
         return Filter(f"coalesce({left.sql} {_COMPARE[operator.text]} ?, false)", [*left.parameters, right])
+
+    def _judged(self, verdict: str, name: _Token) -> Filter:
+        operator = self._take("an operator such as = or >=")
+        if operator.sort != "operator":
+            raise _wrong(f"expected an operator such as = or >=, not {operator.shown}", operator.at)
+        value = self._value()
+        plain = operator.text.replace("!", "").replace("==", "=")
+        found = judged.compared(verdict, plain, value.text, value.sort == "quoted")
+        if found is None:
+            raise _wrong(f'"{operator.text}" does not go with {name.shown} and {value.shown}', operator.at)
+        return Filter(f"(NOT {found[0]})" if operator.text.startswith("!") else found[0], found[1])
 
     def _value(self) -> _Token:
         token = self._take("a value")

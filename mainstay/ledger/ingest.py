@@ -16,7 +16,7 @@ from mainstay.core.errors import Conflict
 from mainstay.ledger.content import ContentStore
 from mainstay.ledger.counters import Counters
 from mainstay.ledger.query import SCOPE, Ledger
-from mainstay.ledger.record import crashed, encode
+from mainstay.ledger.record import CallRecord, crashed, encode
 from mainstay.ledger.tail import Found, Tail, removed_leftovers
 from mainstay.store.database import Database
 from mainstay.store.manifest import JournalCursor, Manifest, Segment, Totals
@@ -96,6 +96,7 @@ class Ingest:
         settle: Settle,
         recovered: Recovered,
         content: ContentStore | None = None,
+        saw: Callable[[CallRecord], None] | None = None,
         clock: Clock | None = None,
         poll: float = 0.2,
         flush_seconds: float = 5.0,
@@ -111,6 +112,7 @@ class Ingest:
         self._settle = settle
         self._recovered = recovered
         self._content = content
+        self._saw = saw
         self._clock = clock or Clock()
         self._poll = poll
         self._flush_seconds = flush_seconds
@@ -259,7 +261,7 @@ class Ingest:
             unreadable = await self._ledger.add([payload for payload, _ in found.closed])
             tail.apply(found, unreadable, self._clock.monotonic())
         for _, record in found.closed:
-            self._counters.add(record)
+            self._shown(record)
 
     async def _recover(self, tail: Tail) -> None:
         """A dead gateway's journal has been read to its end: the calls that are still open have crashed."""
@@ -273,7 +275,13 @@ class Ingest:
             await self._ledger.add([encode(record) for record in records])
             tail.finish(records)
         for record in records:
-            self._counters.add(record)
+            self._shown(record)
+
+    def _shown(self, record: CallRecord) -> None:
+        """Tell those who follow the calls of one that queries see now."""
+        self._counters.add(record)
+        if self._saw is not None:
+            self._saw(record)
 
     @contextlib.contextmanager
     def _whole(self) -> Generator[None]:

@@ -26,7 +26,7 @@ from mainstay.store.database import Database
 
 State = Literal["added", "changed", "removed", "kept", "unchanged"]
 
-_ORDER = ("provider", "model", "route", "budget", "team", "key")
+_ORDER = ("provider", "model", "route", "budget", "verdict_type", "team", "key")
 _DETAILS = 4
 _SOURCE_LIMIT = 1000
 
@@ -334,6 +334,7 @@ def _bodies(bundle: kinds.Bundle) -> Iterable[tuple[str, Any]]:
         ("model", bundle.models),
         ("route", bundle.routes),
         ("budget", bundle.budgets),
+        ("verdict_type", bundle.verdicts),
     ):
         for body in bodies:
             yield kind, body

@@ -20,6 +20,7 @@ KINDS: Mapping[str, type[kinds.Body]] = {
     "model": kinds.Model,
     "route": kinds.Route,
     "budget": kinds.NamedBudget,
+    "verdict_type": kinds.VerdictType,
     "price_book": PriceBook,
 }
 """The kinds of artifact that this room knows, with the types of their bodies."""

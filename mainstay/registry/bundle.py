@@ -20,6 +20,7 @@ _SECTIONS: dict[str, type[kinds.Body]] = {
     "teams": kinds.Team,
     "keys": kinds.Key,
     "budgets": kinds.NamedBudget,
+    "verdicts": kinds.VerdictType,
 }
 
 _TOLD = 200

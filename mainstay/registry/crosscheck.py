@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mainstay.core.errors import Invalid
 from mainstay.core.route import Node, names, parse
-from mainstay.registry import kinds
+from mainstay.registry import kinds, verdict_types
 from mainstay.registry.document import Document, Path
 from mainstay.registry.shape import meant
 
@@ -91,6 +91,9 @@ class Check:
             self._key(item.path, item.body, secrets)
         for item in self._of("budgets"):
             self._budget(item.path, item.body)
+        for item in self._of("verdicts"):
+            for where, sentence in verdict_types.problems(item.body):
+                self._problem((*item.path, *where), sentence)
 
     def _of(self, section: str) -> Iterable[Item]:
         return (item for item in self._items[section] if item.body is not None)

@@ -262,6 +262,21 @@ class Key(Body):
     priority: Annotated[int | None, _about("Who waits less when there is a queue; left out: as the route says")] = None
 
 
+class VerdictType(Body):
+    """A sort of opinion on calls. There are always thumbs, rating, edit, task_success, handoff and outcome."""
+
+    name: Annotated[Name, _about("What verdicts, filters and reports call it")]
+    type: Annotated[Literal["boolean", "number", "category"], _about("What its values are")]
+    min: Annotated[float | None, _about("The least number, included; left out: none")] = None
+    max: Annotated[float | None, _about("The greatest number, included; left out: none")] = None
+    unit: Annotated[str, _about("What a number counts, such as EUR; shown beside it")] = ""
+    categories: Annotated[list[str], _about("The categories there can be; left out: any")] = []
+    low_below: Annotated[float | None, _about("A number under this puts a call on the list of low ones")] = None
+    low_above: Annotated[float | None, _about("A number over this does")] = None
+    low_when: Annotated[bool | None, _about("This boolean does")] = None
+    low_of: Annotated[list[str], _about("These categories do")] = []
+
+
 class Bundle(Body):
     """A ``mainstay.yaml``: every section is optional."""
 
@@ -271,6 +286,7 @@ class Bundle(Body):
     teams: Annotated[list[Team], _about("Who shares limits and budgets")] = []
     keys: Annotated[list[Key], _about("The keys that must exist")] = []
     budgets: Annotated[list[NamedBudget], _about("Budgets by user, tag, model or over everything")] = []
+    verdicts: Annotated[list[VerdictType], _about("The sorts of opinion on calls, beside those there always are")] = []
 
 
 def seconds(duration: str | int | float) -> float:

@@ -126,6 +126,7 @@ _SECTIONS: tuple[tuple[str, tuple[type[kinds.Body], ...]], ...] = (
     ("teams", (kinds.Team, kinds.Budget, kinds.Limits)),
     ("keys", (kinds.Key,)),
     ("budgets", (kinds.NamedBudget,)),
+    ("verdicts", (kinds.VerdictType,)),
 )
 
 _INTRODUCTION = """\

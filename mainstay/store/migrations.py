@@ -19,7 +19,7 @@ from mainstay.store.database import Database, metadata
 REVISIONS = Path(__file__).parent / "revisions"
 """The steps, a file each; every one is run once, in the order of their ``down_revision``."""
 
-_TABLES = ("behaviour", "keys", "manifest", "responses", "shares")
+_TABLES = ("behaviour", "keys", "manifest", "responses", "shares", "verdicts")
 _LOCK = 7_301_000  # the number of PostgreSQL's advisory lock that only a migrating process holds
 
 
