@@ -24,6 +24,7 @@ from mainstay.core.ids import Ids
 from mainstay.edge.link import LinkServer
 from mainstay.edge.permissions import Caller
 from mainstay.gateway import cache_files
+from mainstay.judging import Judging
 from mainstay.ledger.content import ContentStore
 from mainstay.ledger.counters import Counters
 from mainstay.ledger.engine import Engine
@@ -47,6 +48,7 @@ from mainstay.store.keys import KeyRow, SqlKeys
 from mainstay.store.manifest import SqlManifest
 from mainstay.store.responses import SqlResponses
 from mainstay.store.shares import SqlShares
+from mainstay.tracing import Tracing
 from mainstay.upstream.providers import PROVIDERS
 from mainstay.wire.link import Snapshot
 
@@ -117,6 +119,7 @@ class Control:
         await self.ledger.open()
         blobs = FolderBlobs(settings.home / "blobs")
         self.content = ContentStore(blobs)
+        self.judging = Judging(self, blobs)
         self.responses = Responses(settings.responses, self.database, SqlResponses(), blobs, settings.max_body)
         self.ingest = Ingest(
             settings.journal,
@@ -127,6 +130,7 @@ class Control:
             settle=self.shares.settle,
             recovered=self.shares.recovered,
             content=self.content,
+            saw=self.judging.saw,
             clock=clock,
         )
         self.upkeep = Upkeep(
@@ -138,7 +142,9 @@ class Control:
             content=self.content,
             clock=clock,
         )
+        self.tracing = Tracing(self)
         self.link = LinkServer(self.shares, self.in_force, clock)
+        await self.judging.open()
         await self.refresh()
         await self.ingest.start()
         await self._without_journal()
@@ -161,6 +167,7 @@ class Control:
         self._tasks.append(ingesting)
         self._tasks.append(asyncio.create_task(self.responses.run(), name="responses"))
         self._tasks.append(asyncio.create_task(self._upkeep(), name="upkeep"))
+        self._tasks.append(asyncio.create_task(self.judging.run(), name="verdicts"))
         self._tasks.append(asyncio.create_task(self._sweep_cache(), name="cache"))
 
     def _ingest_ended(self, task: asyncio.Task[None]) -> None:
@@ -171,6 +178,7 @@ class Control:
     async def close(self) -> None:
         """End in order: the link, then ingest with all that is in the journals, then the stores."""
         await self.link.close()
+        await self.tracing.close()
         self.ingest.stop()
         self.responses.stop()
         for task in self._tasks[2:]:
@@ -224,6 +232,7 @@ class Control:
             artifacts = [one for one in await self.channels.in_force(connection) if one.kind in KINDS]
             teams = [_team(row.name, row.body) for row in await self.keys.list_teams(connection)]
             keys = [key for row in await self.keys.list(connection) for key in self._resolved(row)]
+        self.judging.in_force(artifacts)
         resolved = resolve(artifacts, look, teams, keys, "")
         if self.resolved is not None and resolved.digest == self.resolved.digest:
             return False
@@ -282,7 +291,7 @@ class Control:
             entries: dict[str, tuple[Caller, float | None]] = {}
             for key in keys:
                 team = None if key.admin else key.team
-                entries[key.hash] = (Caller(f"key {key.team}/{key.name}", key.admin, team, key.id), key.expires)
+                entries[key.hash] = (Caller(f"key {key.team}/{key.name}", key.admin, team, key.id, key.team), key.expires)
             self._ring = (self.resolved, KeyRing(entries, self.vault.pepper()))
         return self._ring[1].find(secret, self.clock.now())
 
@@ -297,7 +306,9 @@ class Control:
                 now = self.clock.now()
                 if now - swept > _HOUR:
                     swept = now
-                    await self.upkeep.sweep(int((now - self.settings.retention_days * 86400) * 1e6))
+                    oldest = int((now - self.settings.retention_days * 86400) * 1e6)
+                    await self.upkeep.sweep(oldest)
+                    await self.judging.verdicts.sweep(oldest)
                     await self.shares.prune()
                     await self.responses.sweep(now - _RESPONSES_KEPT)
                 await (

@@ -39,6 +39,7 @@ class Settings:
     max_body: int = 32 * 1024 * 1024
     connections: int = 10_000
     retention_days: int = 90
+    spans_content: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -162,10 +163,18 @@ def _int(value: object) -> int:
     return int(str(value))
 
 
+def _bool(value: object) -> bool:
+    text = str(value).lower()
+    if text not in _BOOLS:
+        raise ValueError
+    return _BOOLS[text]
+
+
 def _float(value: object) -> float:
     return float(str(value))
 
 
+_BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _KINDS = {
     "home": _path,
     "host": str,
@@ -181,10 +190,9 @@ _KINDS = {
     "max_body": _int,
     "connections": _int,
     "retention_days": _int,
+    "spans_content": _bool,
     "tls_cert": _path,
     "tls_key": _path,
 }
-_WORDS = {
-    name: "a path" if kind is _path else "a whole number" if kind is _int else "a number" if kind is _float else "text"
-    for name, kind in _KINDS.items()
-}
+_SORTS = ((_path, "a path"), (_int, "a whole number"), (_float, "a number"), (_bool, "true or false"))
+_WORDS = {name: next((word for sort, word in _SORTS if sort is kind), "text") for name, kind in _KINDS.items()}

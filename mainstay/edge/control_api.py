@@ -13,8 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from mainstay.core.errors import Forbidden, Invalid, MainstayError, NotFound
-from mainstay.edge import control_behaviour, control_calls, control_keys, control_responses, control_system
+from mainstay.edge import (
+    control_behaviour,
+    control_calls,
+    control_keys,
+    control_responses,
+    control_spans,
+    control_system,
+)
 from mainstay.edge.control_route import ERROR, guarded
+from mainstay.edge.passing import TRACES
 from mainstay.edge.permissions import Permission
 from mainstay.edge.status import retry_after, status_of
 
@@ -44,7 +52,7 @@ def control_api(control: Control) -> FastAPI:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
     routes = Routes(app, control)
-    for room in (control_keys, control_calls, control_behaviour, control_system, control_responses):
+    for room in (control_keys, control_calls, control_behaviour, control_system, control_responses, control_spans):
         room.add(routes, control)
 
     async def document(request: Request) -> JSONResponse:
@@ -102,8 +110,10 @@ def _error(error: MainstayError, status: int, **headers: str) -> Response:
     return JSONResponse({"error": body}, status, headers=headers)
 
 
-async def _failed(_request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, MainstayError)
+    if request.scope["path"] == TRACES:
+        return control_spans.refused(request, error)
     return _error(error, status_of(error))
 
 

@@ -10,7 +10,7 @@ from fastapi import Request
 
 from mainstay.core.errors import Invalid, NotFound
 from mainstay.edge.permissions import Caller
-from mainstay.ledger.filter import ALL, Filter, moment, parse
+from mainstay.ledger.filter import ALL, Filter, Source, moment, parse
 from mainstay.ledger.rows import as_json
 from mainstay.registry.kinds import seconds
 
@@ -31,8 +31,13 @@ def add(routes: Routes, control: Control) -> None:
         until: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        source: Source = "gateway",
     ) -> dict[str, Any]:
-        """Calls, newest first. ``since`` and ``until`` are times (ISO 8601) or ages such as ``5m``."""
+        """Calls, newest first. ``since`` and ``until`` are times (ISO 8601) or ages such as ``5m``.
+
+        ``source``: those that came through a gateway, spans (``otlp``) or records (``api``) of applications, or ``all``.
+        """
+        await control.ingest.caught_up()
         page = await control.ledger.calls(
             allowed(request.state.caller, filter),
             since=moment_or_age(since, "since"),
@@ -40,6 +45,7 @@ def add(routes: Routes, control: Control) -> None:
             limit=limit,
             cursor=cursor,
             timeout=_TIMEOUT,
+            source=source,
         )
         return {"data": [as_json(row) for row in page.rows], "cursor": page.cursor}
 
@@ -71,6 +77,9 @@ def add(routes: Routes, control: Control) -> None:
     async def found(request: Request, call: str) -> dict[str, Any]:
         caller: Caller = request.state.caller
         row = await control.ledger.get(call)
+        if row is None:
+            await control.ingest.caught_up()
+            row = await control.ledger.get(call)
         if row is None or (caller.team is not None and row["team"] != caller.team):
             raise NotFound(f"there is no call {call[:100]!r} that your key may see", code="call_not_found")
         return row

@@ -12,7 +12,7 @@ from mainstay.core.errors import Invalid, MainstayError, NotFound, TooLarge, Una
 from mainstay.edge.http import Exchange
 from mainstay.edge.http_limits import Reject
 from mainstay.edge.model_api import ENDPOINTS, ModelApi
-from mainstay.edge.passing import ControlDoor
+from mainstay.edge.passing import TRACES, ControlDoor
 from mainstay.edge.responses_socket import ResponsesSockets, asks_for_upgrade
 from mainstay.edge.socket_connection import PATH
 from mainstay.edge.status import retry_after, status_of
@@ -72,6 +72,8 @@ class Door:
             headers.append(("allow", "POST" if path in ENDPOINTS else "GET, HEAD"))
         if path in ENDPOINTS:
             body = self._models.error_body(ENDPOINTS[path].dialect, error, status)
+        elif path == TRACES:
+            headers, body = _status(exchange, error.message, headers)
         elif path.startswith("/v1/"):
             dialect = "anthropic" if "anthropic-version" in exchange.headers else "openai"
             body = self._models.error_body(dialect, error, status)
@@ -97,7 +99,7 @@ class Door:
             return _json(exchange, 200, {"name": "mainstay", "models": "/v1/models", "api": "/api/openapi.json"})
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return self._list_models(exchange, unquote(path[len("/v1/models/") :]))
-        if path.startswith(_CONTROL):
+        if path.startswith(_CONTROL) or path == TRACES:
             return await self._control.pass_on(exchange)
         raise NotFound(f"there is nothing at {path[:200]!r}; the model API is below /v1, the control API below /api/v1")
 
@@ -152,6 +154,15 @@ def _entry(name: str, plan: Plan, anthropic: bool) -> dict[str, Any]:
 
 def _json(exchange: Exchange, status: int, value: object) -> None:
     exchange.send(status, [("content-type", "application/json")], json.dumps(value, separators=(",", ":")).encode())
+
+
+def _status(exchange: Exchange, message: str, headers: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], bytes]:
+    """The ``google.rpc.Status`` (unavailable) of a reply to OTLP, in the encoding of the request."""
+    content_type = exchange.headers.get("content-type", "")
+    if content_type.startswith("application/json"):
+        return headers, json.dumps({"code": 14, "message": message}).encode()
+    text = message.encode()[:100]  # one byte says how long it is
+    return [("content-type", "application/x-protobuf"), *headers[1:]], b"\x08\x0e\x12" + bytes((len(text),)) + text
 
 
 def _error(code: str, message: str) -> bytes:

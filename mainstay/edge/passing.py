@@ -15,6 +15,9 @@ from mainstay.edge.http import Exchange
 RESPONSES = "/internal/v1/responses"
 """Where control answers about stored responses, on the socket that only this installation's own processes can open."""
 
+TRACES = "/v1/traces"
+"""Where applications send their spans: control's, though it lies below the model API's paths."""
+
 _DROPPED = frozenset(
     (
         "connection",

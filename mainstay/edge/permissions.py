@@ -14,6 +14,8 @@ from mainstay.core.errors import Forbidden, NotFound, Unauthenticated
 Permission = Literal[
     "public",  # anybody, without a key
     "calls:read",  # any key: the calls of its own team; an administrator's: all
+    "calls:write",  # any key: an application's own calls and spans, for its own team
+    "verdicts:write",  # any key: on the calls of its own team; an administrator's: on all
     "content:read",  # an administrator
     "keys:write",
     "behaviour:read",
@@ -23,7 +25,7 @@ Permission = Literal[
 ]
 
 ANYBODY: frozenset[Permission] = frozenset(("public",))
-ANY_KEY: frozenset[Permission] = frozenset(("calls:read",))
+ANY_KEY: frozenset[Permission] = frozenset(("calls:read", "calls:write", "verdicts:write"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Caller:
     admin: bool
     team: str | None  # None: all teams
     key_id: str | None = None
+    own: str | None = None  # the team that the key belongs to; None: whoever may open the installation's own socket
 
 
 LOCAL = Caller("command line", True, None)
