@@ -20,6 +20,7 @@ import psutil
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).resolve().parents[1]
 KEY = "ms-test-secret-of-the-tests"
 
 
@@ -116,6 +117,11 @@ class Server:
     async def until_calls(self, count: int, *arguments: str, seconds: float = 20.0) -> list[dict[str, Any]]:
         """Wait until the ledger has at least ``count`` calls."""
         return await eventually(lambda: self.calls(*arguments), lambda found: len(found) >= count, seconds)
+
+
+def of_the_source() -> dict[str, str]:
+    """The environment of a child that imports the tests or the bench, and so the source beside them."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 async def eventually(look: Callable[[], T], good: Callable[[T], bool], seconds: float = 10.0) -> T:

@@ -122,7 +122,8 @@ class Ingest:
         self._state = _State(last_flush=self._clock.monotonic())
         self._busy = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._asked: list[asyncio.Future[None]] = []  # who waits for a turn that has yet to begin
+        self._running = self._stopping = False
         self._torn = False
         self._content_failed = False
 
@@ -147,8 +148,10 @@ class Ingest:
 
     async def run(self) -> None:
         """Take in what comes, until ``stop``. Raises ``Conflict`` if another process takes in the same journals."""
+        self._running = True
         while not self._stopping:
             more = False
+            asked, self._asked = self._asked, []
             try:
                 more = await self.turn()
                 self._state.error = None
@@ -158,13 +161,31 @@ class Ingest:
                 if self._state.error is None:
                     _log.exception("the journals cannot be taken in; trying again")
                 self._state.error = f"{type(error).__name__}: {error}"
+            if more:
+                self._asked += asked
+            else:
+                _answer(asked)
             if not more and not self._stopping:
                 pause = self._poll if self._state.error is None else _ERROR_PAUSE
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause)
                 self._woken.clear()
+        _answer(self._asked)
         await self.turn()
         await self.flush()
+
+    async def caught_up(self, patience: float = 1.0) -> None:
+        """Wait until what is in the journals at this moment can be asked for, ``patience`` seconds at most.
+
+        So a caller that has its reply finds its call, without waiting for the next look. Only while ``run`` runs.
+        """
+        if self._stopping or not self._running:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(done)
+        self.wake()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done, patience)
 
     def wake(self) -> None:
         """There is something to read."""
@@ -355,6 +376,12 @@ class Ingest:
         await asyncio.to_thread(tail.reader.remove)
         async with self._database.write() as connection:
             await self._manifest.forget(connection, tail.gateway)
+
+
+def _answer(asked: list[asyncio.Future[None]]) -> None:
+    for done in asked:
+        if not done.done():
+            done.set_result(None)
 
 
 def _folders(journals: Path) -> list[Path]:

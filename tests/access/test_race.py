@@ -20,6 +20,7 @@ from mainstay.edge.link import LinkServer
 from mainstay.store.database import Database
 from mainstay.store.shares import SqlShares
 from tests.access.gateway_process import AT_ONCE, BUDGET
+from tests.running import of_the_source
 
 ROOT = Path(__file__).parents[2]
 COST = 7_777_777
@@ -77,6 +78,7 @@ async def processes(control: Control) -> AsyncGenerator[list[Process]]:
             str(control.socket),
             f"gateway-{number}",
             cwd=ROOT,
+            env=of_the_source(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

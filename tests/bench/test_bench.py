@@ -18,6 +18,7 @@ from bench.traffic import EVENTS, SYSTEM, chat_events, chat_reply, chat_request,
 from mainstay.core.event import End, TextDelta
 from mainstay.wire.anthropic import Anthropic
 from mainstay.wire.openai_chat import OpenAIChat
+from tests.running import of_the_source
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,7 +32,7 @@ needs_programs = pytest.mark.skipif(
 def test_every_case_runs_and_is_told_of(tmp_path: Path) -> None:
     tiny = "--rounds 1 --seconds 0.15 --warm 0 --streams 4 --events 10 --gap 0 --no-peers --no-install --no-settle"
     command = [sys.executable, "-m", "bench", *tiny.split(), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=of_the_source(), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "bench.json").read_text())
     assert told["failures"] == []
@@ -57,7 +58,7 @@ def test_every_case_runs_and_is_told_of(tmp_path: Path) -> None:
 def test_the_stages_are_all_measured(tmp_path: Path) -> None:
     figures = tmp_path / "stages.json"
     command = [sys.executable, "-m", "bench.stages", "--seconds", "0.002", "--rounds", "1", "--json", str(figures)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=of_the_source(), timeout=60)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row["micros"] for row in json.loads(figures.read_text())}
     expected = ("head parse", "identify", "resolve", "admit", "cache", "journal open", "journal close", "ask write")
@@ -70,7 +71,7 @@ def test_the_stages_are_all_measured(tmp_path: Path) -> None:
 @needs_programs
 def test_the_profiler_says_what_it_lacks() -> None:
     command = [sys.executable, "-m", "bench.hotspots", "--only", "no such case"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=of_the_source(), timeout=60)
     assert "no such case" in done.stderr or "py-spy is not installed" in done.stdout
 
 

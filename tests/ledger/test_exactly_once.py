@@ -15,6 +15,7 @@ import pytest
 from mainstay.ledger.journal import Journal
 from mainstay.ledger.journal_reader import JournalReader
 from tests.ledger.cases import POOL, Control, opening, record
+from tests.running import of_the_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +69,9 @@ asyncio.run(main())
 
 
 def started(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, cwd=ROOT, env=of_the_source()
+    )
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"up\n"

@@ -24,6 +24,7 @@ from mainstay.ledger.journal import Journal
 from mainstay.ledger.journal_reader import Cursor, JournalReader
 from mainstay.ledger.record import RECORD_LIMIT, decode, decode_open
 from tests.ledger.cases import opening, record
+from tests.running import ROOT, of_the_source
 
 
 def frames(journal: Journal | Path) -> list[tuple[int, str]]:
@@ -399,7 +400,8 @@ def test_a_reply_that_was_finished_has_its_record_though_the_process_is_killed(t
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "journal"), str(replies)],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
+        env=of_the_source(),
     )
     assert process.stdout is not None
     with process.stdout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -83,7 +84,8 @@ def replies(draw: st.DrawFn) -> list[Event]:
     """Any reply that Anthropic's format can express."""
     events: list[Event] = [Start(draw(words), draw(words), service_tier=draw(st.sampled_from([None, "standard"])))]
     if draw(st.booleans()):
-        events.append(UsageSeen(draw(usages())))
+        # What is said at the start is what was read; reasoning is only known later, and never becomes less.
+        events.append(UsageSeen(replace(draw(usages()), reasoning=0)))
     tools = 0
     for kind in draw(st.lists(st.sampled_from(["text", "thinking", "redacted", "tool"]), max_size=6)):
         if kind == "text":

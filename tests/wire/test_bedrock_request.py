@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mainstay.core.errors import Invalid, Unsupported
@@ -93,6 +93,8 @@ def requests(draw: st.DrawFn) -> Request:
 
 @given(requests())
 def test_what_is_written_is_read(request: Request) -> None:
+    said = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+    assume(all(text == text.strip() != "" for text in said))  # what Bedrock refuses is not sent
     written = BEDROCK.write_request(request, CLAUDE, UNKNOWN)
     assert written.dropped == ()
     tools = tuple(
