@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mainstay.core.errors import Invalid
-from mainstay.ledger.filter import ALL, Field, Filter, known
+from mainstay.ledger.filter import ALL, Field, Filter, known, sent_by
 from mainstay.ledger.query import Ledger, touches, within
 
 SORTS = ("input", "output", "cached_input", "cache_write", "reasoning", "input_audio", "output_audio")
@@ -300,7 +300,8 @@ def reading(ledger: Ledger, filter: Filter, since: int | None, until: int | None
     """An SQL source with all the calls of that time, and the condition that holds of those that are meant."""
     with ledger.pinned() as view:
         segments = [one for one in view.segments if touches(one, since, until)]
-        yield ledger.files.source(segments, view.tables), filter.both(within(since, until))
+        condition = filter.both(sent_by("gateway")).both(within(since, until))
+        yield ledger.files.source(segments, view.tables), condition
 
 
 def keyed(by: Sequence[str]) -> tuple[list[str], list[str], list[Any]]:
