@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = {
     "core": "call ids order progress room usage",
-    "wire": "json_edit sse",
+    "wire": "dialect json_edit openai_chat openai_chat_reply sse surrogates",
     "access": "authenticate hold pool purse rules waiting",
     "ledger": "frames journal recording segment",
     "upstream": "ask breaker gate http http_client http_connection http_heads http_source http_target",

@@ -16,6 +16,7 @@ from mainstay.wire import openai_chat_reply as reply
 from mainstay.wire.dialect import Fate, Field, Peek, Written
 from mainstay.wire.json_edit import insert_member, members, splice, top_level
 from mainstay.wire.openai_chat_fields import EXPRESSES, FIELDS
+from mainstay.wire.openai_chat_outline import seen_messages, seen_tools, stream_options
 from mainstay.wire.openai_chat_reply import ChatReader
 from mainstay.wire.openai_chat_request import read_request
 from mainstay.wire.openai_chat_request_writer import write_request
@@ -39,38 +40,6 @@ _UNBOUNDED = (
     "data_sources",
 )
 """What makes the provider's servers search, run tools or choose another model."""
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class _ImageUrl(msgspec.Struct):
-    url: str | None = None
-
-
-class _File(msgspec.Struct):
-    file_id: str | None = None
-
-
-class _Part(msgspec.Struct):
-    type: str | None = None
-    image_url: _ImageUrl | str | None = None
-    file: _File | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
-    audio: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-
-
-_stream_options = msgspec.json.Decoder(_StreamOptions | None)
-_messages = msgspec.json.Decoder(list[_Message])
-_tools = msgspec.json.Decoder(list[_Tool])
 
 
 def model_of(values: Values) -> str:
@@ -133,7 +102,7 @@ def usage_wanted(values: Values) -> bool:
     if raw is None:
         return False
     try:
-        options = _stream_options.decode(raw)
+        options = stream_options.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid(
             "stream_options is not an object with include_usage true or false", field="stream_options"
@@ -166,10 +135,11 @@ class OpenAIChat:
     """Chat completions. Pass a ``clock`` to control what a ``retry-after`` date means."""
 
     name = "openai"
-    fields: Mapping[str, Field] = FIELDS
-    expresses: Mapping[str, Fate] = EXPRESSES
+    fields: Mapping[str, Field]
+    expresses: Mapping[str, Fate]
 
     def __init__(self, clock: Clock | None = None) -> None:
+        self.fields, self.expresses = FIELDS, EXPRESSES
         self._clock = clock or Clock()
 
     # toward callers
@@ -287,7 +257,7 @@ def _look(peek: Peek, values: Values, unbounded: list[str]) -> None:
 def _own_tools(raw: msgspec.Raw) -> bool:
     """Whether all tools are the caller's: others are run by the provider's servers."""
     try:
-        return all(tool.type in ("function", "custom") for tool in _tools.decode(raw))
+        return all(tool.type in ("function", "custom") for tool in seen_tools.decode(raw))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
@@ -305,7 +275,7 @@ def _may_have_media(body: bytes) -> bool:
 
 def _look_at_messages(peek: Peek, raw: msgspec.Raw, body: bytes, unbounded: list[str]) -> None:
     try:
-        messages = _messages.decode(raw)
+        messages = seen_messages.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Its provider will say what is wrong with it; until then anything that has a word for media might be media.
         if _may_have_media(body):
