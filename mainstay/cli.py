@@ -1,4 +1,4 @@
-"""The command line: serve, check, apply, keys, calls, budgets, prices, cache, import, schema, doctor, demo."""
+"""The command line: serve, check, apply, keys, calls, trace, budgets, cost, prices, cache, import, schema, doctor, demo."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import typer
 from mainstay.cache_commands import cache
 from mainstay.client import ApiError, Client, connected
 from mainstay.core.errors import BadConfig, MainstayError
+from mainstay.cost_commands import cost
 from mainstay.settings import BadSetting, Settings, read
 from mainstay.table import show
+from mainstay.trace_commands import trace
+from mainstay.verdict_commands import outcomes, verdicts
 
 app = typer.Typer(
     name="mainstay",
@@ -33,6 +36,10 @@ app.add_typer(keys, name="keys")
 app.add_typer(prices, name="prices")
 app.add_typer(imports, name="import")
 app.add_typer(cache, name="cache")
+app.add_typer(cost, name="cost")
+app.command()(trace)
+app.add_typer(verdicts, name="verdicts")
+app.command()(outcomes)
 
 Home = Annotated[Path | None, typer.Option("--home", help="Where everything is kept; made if absent.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, a line for each thing.")]
@@ -261,6 +268,7 @@ def calls(
     since: Annotated[str | None, typer.Option(help="A time, or an age such as 5m.")] = None,
     until: Annotated[str | None, typer.Option(help="A time, or an age.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.")] = 0,
+    low: Annotated[bool, typer.Option("--low", help="Those that a verdict says did not satisfy.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -268,7 +276,7 @@ def calls(
     if not limit and not as_json:
         limit = 50
     with connected(_settings(home)) as client:
-        found = _all_calls(client, " and ".join(filter or []), since, until, limit)
+        found = _all_calls(client, " and ".join(filter or []), since, until, limit, "low" if low else None)
     found.reverse()
     if as_json:
         for one in found:
@@ -282,14 +290,15 @@ def calls(
     show(found, (*columns, "duration_ms", "id"), False)
 
 
-def _all_calls(client: Client, filter: str, since: str | None, until: str | None, limit: int) -> list[dict[str, Any]]:
+def _all_calls(
+    client: Client, filter: str, since: str | None, until: str | None, limit: int, flag: str | None
+) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
         page = min(1000, limit - len(found)) if limit else 1000
-        answer = client.request(
-            "GET", "/api/v1/calls", filter=filter or None, since=since, until=until, limit=page, cursor=cursor
-        )
+        query = {"filter": filter or None, "since": since, "until": until, "cursor": cursor, "flag": flag}
+        answer = client.request("GET", "/api/v1/calls", limit=page, **query)
         found += answer["data"]
         cursor = answer["cursor"]
         if cursor is None or (limit and len(found) >= limit):

@@ -34,9 +34,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
     text = ", ".join(str(one) for one in cast(list[Any], value)) if isinstance(value, list) else str(value)
-    # What callers may have written must not speak to the terminal.
-    return (
-        text
-        if text.isprintable()
-        else "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    )
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """``text`` for a terminal: what callers may have written must not speak to it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -16,10 +16,13 @@ from mainstay.core.errors import Forbidden, Invalid, MainstayError, NotFound
 from mainstay.edge import (
     control_behaviour,
     control_calls,
+    control_cost,
     control_keys,
     control_responses,
     control_spans,
     control_system,
+    control_traces,
+    control_verdicts,
 )
 from mainstay.edge.control_route import ERROR, guarded
 from mainstay.edge.passing import TRACES
@@ -52,7 +55,17 @@ def control_api(control: Control) -> FastAPI:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
     routes = Routes(app, control)
-    for room in (control_keys, control_calls, control_behaviour, control_system, control_responses, control_spans):
+    for room in (
+        control_keys,
+        control_calls,
+        control_cost,
+        control_behaviour,
+        control_system,
+        control_traces,
+        control_responses,
+        control_spans,
+        control_verdicts,
+    ):
         room.add(routes, control)
 
     async def document(request: Request) -> JSONResponse:
