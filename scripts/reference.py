@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from mainstay.edge.control_system import samples
-from mainstay.ledger.counters import Counters
+from mainstay.ledger.counters import Counters, Sample
+from mainstay.observe import outcome_metrics
+from mainstay.observe.outcomes import Outcome, Score, Share
 from mainstay.registry import schema
 from mainstay.upstream.providers import PROVIDERS
 from mainstay.wire.bedrock_embeddings import COHERE, TITAN
@@ -27,8 +29,15 @@ NAMES = {
     "gemini": "Gemini generateContent",
     "bedrock": "Bedrock Converse",
 }
-_UNITS = (("_seconds", "seconds"), ("_usd_total", "US dollars"), ("_bytes", "bytes"), ("_total", "count"))
-_STATES = {"mainstay_breaker_state": "state"}
+_UNITS = (
+    ("_seconds", "seconds"),
+    ("_usd_total", "US dollars"),
+    ("_usd", "US dollars"),
+    ("_ratio", "share"),
+    ("_bytes", "bytes"),
+    ("_total", "count"),
+)
+_STATES = {"mainstay_breaker_state": "state", "mainstay_outcome_score": "as the type says"}
 
 
 class _Everything(dict[str, float]):
@@ -39,6 +48,13 @@ class _Everything(dict[str, float]):
 
     def __missing__(self, name: str) -> float:
         return 0.0
+
+
+def _judged() -> Iterable[Sample]:
+    """Every figure about verdicts, once."""
+    share, score = Share(1, 1), Score(1, 1.0, None)
+    one = Outcome({}, 1, 1, 0, share, share, share, 0, 0, {"": score})
+    return outcome_metrics.samples({("", ""): 1}, 0, [one])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -64,7 +80,9 @@ def metrics() -> str:
     gateway = SimpleNamespace(gateway="", gauges=_Everything(), breakers={"": "closed"})
     status: Any = SimpleNamespace(lag_seconds=0.0, lag_bytes=0, stored=0, dropped=0)
     control: Any = SimpleNamespace(
-        ingest=SimpleNamespace(status=lambda: status), link=SimpleNamespace(gateways=lambda: [gateway])
+        ingest=SimpleNamespace(status=lambda: status),
+        link=SimpleNamespace(gateways=lambda: [gateway]),
+        judging=SimpleNamespace(samples=_judged),
     )
     rows += [(sample.name, sample.sort, tuple(sample.labels), sample.help) for sample in samples(control)]
     lines = [

@@ -127,6 +127,24 @@ class Verdict:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which verdicts are asked for: all that is given must hold. ``subjects`` are pairs of what it is about and its name.
+
+    ``since`` is in microseconds since the epoch. ``after`` is the order of the last verdict of the page before.
+    """
+
+    team: str | None = None
+    subjects: tuple[tuple[str, str], ...] = ()
+    name: str | None = None
+    by: str | None = None
+    since: int | None = None
+    unmatched: bool = False
+    history: bool = False
+    after: tuple[int, str, str] | None = None
+    limit: int = 100
+
+
 BUILT_IN: Mapping[str, VerdictType] = {
     one.name: one
     for one in (

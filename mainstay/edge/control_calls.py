@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
 
 from mainstay.core.errors import Invalid, NotFound
 from mainstay.edge.permissions import Caller
+from mainstay.edge.verdict_shape import of_call
 from mainstay.ledger.filter import ALL, Filter, Source, moment, parse
 from mainstay.ledger.rows import as_json
 from mainstay.registry.kinds import seconds
@@ -32,14 +33,18 @@ def add(routes: Routes, control: Control) -> None:
         limit: int = 100,
         cursor: str | None = None,
         source: Source = "gateway",
+        flag: Literal["low"] | None = None,
     ) -> dict[str, Any]:
         """Calls, newest first. ``since`` and ``until`` are times (ISO 8601) or ages such as ``5m``.
 
         ``source``: those that came through a gateway, spans (``otlp``) or records (``api``) of applications, or ``all``.
+        ``flag``: with ``low``, those of which a verdict says that they did not satisfy.
         """
         await control.ingest.caught_up()
+        await control.judging.verdicts.match()
+        wanted = allowed(request.state.caller, filter)
         page = await control.ledger.calls(
-            allowed(request.state.caller, filter),
+            wanted if flag is None else wanted.both(await control.judging.low()),
             since=moment_or_age(since, "since"),
             until=moment_or_age(until, "until"),
             limit=limit,
@@ -50,8 +55,9 @@ def add(routes: Routes, control: Control) -> None:
         return {"data": [as_json(row) for row in page.rows], "cursor": page.cursor}
 
     async def one(request: Request, call: str) -> dict[str, Any]:
-        """One call."""
-        return as_json(await found(request, call))
+        """One call, with the verdicts that count for it."""
+        row = await found(request, call)
+        return {**as_json(row), "verdicts": await of_call(control, row)}
 
     async def content(request: Request, call: str) -> dict[str, Any]:
         """What was asked and answered, where the route or key keeps it. That it was looked at is recorded."""

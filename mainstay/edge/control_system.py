@@ -121,6 +121,7 @@ def samples(control: Control) -> Iterable[Sample]:
             if name in one.gauges:
                 labels = {"gateway": one.gateway}
                 yield Sample(f"mainstay_gateway_{name}_total", words, one.gauges[name], labels, "counter")
+    yield from control.judging.samples()
     for one in gateways:
         for target, state in one.breakers.items():
             labels = {"gateway": one.gateway, "target": target}

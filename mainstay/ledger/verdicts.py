@@ -17,14 +17,14 @@ from mainstay.core.clock import Clock
 from mainstay.core.edit import share_changed
 from mainstay.core.errors import Conflict, Invalid, MainstayError, NotFound, OverLimit
 from mainstay.core.ids import Ids
-from mainstay.core.verdict import EXTERNAL_TAG, About, Verdict, VerdictType
+from mainstay.core.verdict import EXTERNAL_TAG, About, Asked, Verdict, VerdictType
 from mainstay.ledger.engine import quoted
 from mainstay.ledger.judged import COLUMNS, TABLE, key, rank
 from mainstay.ledger.query import Ledger
 from mainstay.ledger.record import CallRecord
 from mainstay.store.blobs import Blobs
 from mainstay.store.database import Database
-from mainstay.store.verdicts import Asked, VerdictsPort
+from mainstay.store.verdicts import VerdictsPort
 
 SCOPE = "verdicts"
 """The scope of the blobs that hold the texts of edits."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mainstay.core.errors import Invalid
 from mainstay.core.verdict import EXTERNAL_TAG, VerdictType
-from mainstay.ledger.filter import known
+from mainstay.ledger.filter import Source, known, sent_by
 from mainstay.ledger.judged import TABLE
 from mainstay.ledger.query import Ledger
 from mainstay.observe.intervals import student, wilson
@@ -92,6 +92,7 @@ async def outcomes(
     until: int | None = None,
     limit: int = 100,
     timeout: float | None = None,
+    source: Source = "gateway",
 ) -> list[Outcome]:
     """The figures per value of the fields ``by``, groups with the most tasks first, of one team's calls or of all.
 
@@ -110,7 +111,9 @@ async def outcomes(
             raise Invalid(f"by: {name} is not a text such as team, model, workflow, route or tag.NAME", field="by")
         columns.append(f"{found.sql} AS g{i}")
         parameters += found.parameters
-    conditions = ["true"]
+    sent = sent_by(source)
+    conditions = [sent.sql]
+    parameters += sent.parameters
     for sql, value in (('"team" = ?', team), ('"at" >= ?', since), ('"at" < ?', until)):
         if value is not None:
             conditions.append(sql)
@@ -121,8 +124,8 @@ async def outcomes(
             for one in view.segments
             if (since is None or one.last_at >= since) and (until is None or one.first_at < until)
         ]
-        source = ledger.files.source(segments, view.tables)
-        tables = _tables(source, columns, " AND ".join(conditions))
+        read = ledger.files.source(segments, view.tables)
+        tables = _tables(read, columns, " AND ".join(conditions))
         groups = [f"g{i}" for i in range(len(by))]
         rows = await ledger.engine.read(_rates(tables, groups, limit), parameters, timeout=timeout)
         scored = await ledger.engine.read(_scores(tables, groups), parameters, timeout=timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Protocol, cast
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mainstay.core.verdict import Verdict
+from mainstay.core.verdict import Asked, Verdict
 from mainstay.store.database import metadata
 
 _AT_ONCE = 500
@@ -67,24 +67,6 @@ _CURRENT = ~exists().where(
     ),
 )
 """No later verdict of the same group is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Which verdicts are asked for: all that is given must hold. ``subjects`` are pairs of what it is about and its name.
-
-    ``since`` is in microseconds since the epoch. ``after`` is the order of the last verdict of the page before.
-    """
-
-    team: str | None = None
-    subjects: tuple[tuple[str, str], ...] = ()
-    name: str | None = None
-    by: str | None = None
-    since: int | None = None
-    unmatched: bool = False
-    history: bool = False
-    after: tuple[int, str, str] | None = None
-    limit: int = 100
 
 
 class VerdictsPort(Protocol):
