@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlencode
 
 from mainstay.core.errors import Conflict, MainstayError
@@ -29,8 +29,11 @@ class ApiError(MainstayError):
         self.problems = problems
 
 
-Send = Callable[[str, str, bytes | None], tuple[int, bytes]]
-"""Puts method, target and JSON body to control; the status and body of its reply."""
+Send = Callable[[str, str, bytes | None, BinaryIO | None], tuple[int, bytes]]
+"""Puts method, target and JSON body to control; the status and body of its reply. The body of a good one goes into the
+file, if one is given."""
+
+_FILE_TIMEOUT = 600.0  # seconds until a file's first byte: all the calls of a year may be read for it
 
 
 class Client:
@@ -41,9 +44,16 @@ class Client:
 
     def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """One request; the JSON of its reply. Raises ``ApiError``."""
+        return self._ask(method, path, None if body is None else json.dumps(body).encode(), None, query)
+
+    def save(self, path: str, file: BinaryIO, **query: Any) -> None:
+        """Write what is at ``path`` into ``file``. Raises ``ApiError``."""
+        self._ask("GET", path, None, file, query)
+
+    def _ask(self, method: str, path: str, body: bytes | None, into: BinaryIO | None, query: dict[str, Any]) -> Any:
         given = {name: value for name, value in query.items() if value is not None}
         target = path + (f"?{urlencode(given)}" if given else "")
-        status, text = self._send(method, target, None if body is None else json.dumps(body).encode())
+        status, text = self._send(method, target, body, into)
         try:
             value = json.loads(text) if text else None
         except ValueError:
@@ -58,12 +68,16 @@ class Client:
 def over_socket(path: Path, timeout: float = 60.0) -> Send:
     """To the control process that listens at ``path``."""
 
-    def send(method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = _Connection(path, timeout)
+    def send(method: str, target: str, body: bytes | None, into: BinaryIO | None) -> tuple[int, bytes]:
+        connection = _Connection(path, timeout if into is None else _FILE_TIMEOUT)
         try:
             connection.request(method, target, body, {"content-type": "application/json"} if body else {})
             reply = connection.getresponse()
-            return reply.status, reply.read()
+            if into is None or reply.status >= 400:
+                return reply.status, reply.read()
+            while data := reply.read(1 << 20):
+                into.write(data)
+            return reply.status, b""
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(
                 "control_unavailable",
@@ -178,9 +192,13 @@ class _Live:
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._ending.set)
 
-    def send(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+    def send(self, method: str, target: str, body: bytes | None, into: BinaryIO | None) -> tuple[int, bytes]:
         """Put a request to it."""
-        return asyncio.run_coroutine_threadsafe(self._asked(method, target, body), self._loop).result()
+        status, text = asyncio.run_coroutine_threadsafe(self._asked(method, target, body), self._loop).result()
+        if into is None or status >= 400:
+            return status, text
+        into.write(text)
+        return status, b""
 
     async def _live(self) -> None:
         from mainstay.control import Control
@@ -214,9 +232,13 @@ class _Live:
             "headers": [(b"host", b"control"), (b"content-type", b"application/json")],
             "mainstay.local": True,  # whoever can open the home is an administrator
         }
-        status, found = 500, list[bytes]()
+        status, found, asked = 500, list[bytes](), False
 
         async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if asked:
+                await asyncio.Event().wait()  # who asks again waits for the caller to go away, which stays
+            asked = True
             return {"type": "http.request", "body": body or b"", "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:

@@ -45,8 +45,9 @@ class Forecast:
     """What is expected, in nano-dollars and microseconds since the epoch.
 
     ``end_nano`` is what will have been spent at the window's end, ``low_nano`` and ``high_nano`` its interval (None:
-    too little is known, or the window never ends). ``rate_nano`` is what a day costs now (None: too early to say), ``reached_at`` when ``limit``
-    is used up at that rate: None if not within the window, or not within 400 days where it has no end.
+    too little is known, or the window never ends). ``rate_nano`` is what a day costs now (None: too early to say),
+    ``reached_at`` when ``limit`` is used up at that rate: None if not within the window, or not within 400 days where it
+    has no end.
     """
 
     estimator: Estimator
