@@ -7,7 +7,7 @@ import binascii
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from mainstay.core.edit import LONGEST, sides
 from mainstay.core.errors import Invalid, NotFound
@@ -63,10 +63,20 @@ class VerdictBody(BaseModel):
     team: Text | None = Field(None, description="Whose calls these are, for administrators' keys")
 
 
+def _which(body: object) -> str:
+    return "verdicts" if isinstance(body, list) else "verdict"
+
+
+OneOrMore = Annotated[
+    Annotated[VerdictBody, Tag("verdict")] | Annotated[list[VerdictBody], Tag("verdicts")], Discriminator(_which)
+]
+"""Told apart before they are read, so that what is wrong is said of the right one."""
+
+
 def add(routes: Routes, control: Control) -> None:
     """Add the routes."""
 
-    async def post(request: Request, body: VerdictBody | list[VerdictBody]) -> dict[str, Any]:
+    async def post(request: Request, body: OneOrMore) -> dict[str, Any]:
         """Take in one verdict, or a list of at most 1,000: all of them, or none.
 
         When it is answered they are kept. ``new`` is false for one that was there already under its ``id``.

@@ -171,7 +171,7 @@ changed AS (SELECT task, bool_or(v_number > 0) AS over FROM said WHERE v_name IN
 heard AS (SELECT DISTINCT task FROM said WHERE v_rank < 3),
 tasks AS (SELECT {named}task, count(*) AS calls, sum(cost) AS cost, count(*) FILTER (unpriced) AS unpriced
   FROM calls GROUP BY {named}task)
-SELECT {named}count(*) AS tasks, sum(calls), coalesce(sum(cost), 0),
+SELECT {named}count(*) AS tasks, coalesce(sum(calls), 0), coalesce(sum(cost), 0),
   count(heard.task), count(judged.task), count(*) FILTER (judged.success), count(changed.task),
   count(*) FILTER (changed.over), coalesce(sum(cost) FILTER (judged.task IS NOT NULL), 0),
   coalesce(sum(unpriced) FILTER (judged.task IS NOT NULL), 0)
