@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from mainstay.core.usage import Usage
 
 Outcome = Literal["ok", "refused", "failed", "cancelled", "crashed"]
 CacheState = Literal["hit", "miss", "off"]
+Rescue = Literal["continued", "regenerated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,54 @@ NOBODY = Principal(key="", key_id="", team="", models=frozenset())
 """The principal of a call whose key was refused."""
 
 
-@dataclass(slots=True)
 class Attempt:
     """One try at one target. Times are seconds since the epoch and milliseconds from the attempt's start."""
 
-    target: str  # the model artifact's name
-    provider: str
-    upstream_model: str
-    at: float
-    duration_ms: float = 0.0
-    first_token_ms: float | None = None
-    status: int | None = None  # the provider's HTTP status
-    error: str | None = None  # an UpstreamFailed's kind
-    message: str | None = None
-    usage: Usage | None = None
-    cost: Nano | None = None  # None: unknown
-    request_id: str | None = None  # the provider's
-    rescue: Literal["continued", "regenerated"] | None = None  # this attempt completed what an earlier one began
+    __slots__ = (
+        "at",
+        "cost",
+        "duration_ms",
+        "error",
+        "first_token_ms",
+        "message",
+        "provider",
+        "request_id",
+        "rescue",
+        "status",
+        "target",
+        "upstream_model",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        target: str,
+        provider: str,
+        upstream_model: str,
+        at: float,
+        duration_ms: float = 0.0,
+        first_token_ms: float | None = None,
+        status: int | None = None,
+        error: str | None = None,
+        message: str | None = None,
+        usage: Usage | None = None,
+        cost: Nano | None = None,
+        request_id: str | None = None,
+        rescue: Rescue | None = None,
+    ) -> None:
+        self.target = target  # the model artifact's name
+        self.provider = provider
+        self.upstream_model = upstream_model
+        self.at = at
+        self.duration_ms = duration_ms
+        self.first_token_ms = first_token_ms
+        self.status = status  # the provider's HTTP status
+        self.error = error  # an UpstreamFailed's kind
+        self.message = message
+        self.usage = usage
+        self.cost = cost  # None: unknown
+        self.request_id = request_id  # the provider's
+        self.rescue = rescue  # this attempt completed what an earlier one began
 
 
 class Call:
@@ -114,7 +146,6 @@ class Call:
         """Called with all frames that go to the caller, in order (the cache, the content store)."""
 
 
-@dataclass(slots=True)
 class Reply:
     """An answer that has been committed to: its status is right and its frames are about to come.
 
@@ -123,13 +154,25 @@ class Reply:
     in the caller's dialect.
     """
 
-    dialect: str
-    stream: bool
-    frames: AsyncIterator[list[Frame]]
-    status: int = 200
-    content_type: str = "application/json"
-    headers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    progress: Progress | None = None  # what has been yielded so far, so that a broken stream can be ended properly
+    __slots__ = ("content_type", "dialect", "frames", "headers", "progress", "status", "stream")
+
+    def __init__(
+        self,
+        dialect: str,
+        stream: bool,
+        frames: AsyncIterator[list[Frame]],
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: list[tuple[str, str]] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.dialect = dialect
+        self.stream = stream
+        self.frames = frames
+        self.status = status
+        self.content_type = content_type
+        self.headers: list[tuple[str, str]] = [] if headers is None else headers
+        self.progress = progress  # what has been yielded so far, so that a broken stream can be ended properly
 
 
 Answer = Callable[[Call], AbstractAsyncContextManager[Reply]]

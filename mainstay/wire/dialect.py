@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from mainstay.core.errors import MainstayError, UpstreamFailed
@@ -27,24 +26,53 @@ class Field(NamedTuple):
     note: str = ""
 
 
-@dataclass(slots=True)
 class Peek:
     """What the pipeline needs to know of a request's body, read without building the canonical request."""
 
-    model: str
-    stream: bool = False
-    max_tokens: int | None = None
-    n: int = 1
-    tools: bool = False
-    images: bool = False
-    audio: bool = False
-    schema: bool = False
-    usage_wanted: bool = False  # the caller of a stream asked for usage in it
-    user: str | None = None  # the body's own end-user field
-    unbounded: tuple[str, ...] = ()
-    """Fields whose cost the body's size does not bound: media by url, file ids, stored context, server-side tools."""
-    model_at: tuple[int, int] = (0, 0)
-    """Where the value of "model" lies in the body, quotes included; (0, 0) where the path names the model."""
+    __slots__ = (
+        "audio",
+        "images",
+        "max_tokens",
+        "model",
+        "model_at",
+        "n",
+        "schema",
+        "stream",
+        "tools",
+        "unbounded",
+        "usage_wanted",
+        "user",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        n: int = 1,
+        tools: bool = False,
+        images: bool = False,
+        audio: bool = False,
+        schema: bool = False,
+        usage_wanted: bool = False,
+        user: str | None = None,
+        unbounded: tuple[str, ...] = (),
+        model_at: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.max_tokens = max_tokens
+        self.n = n
+        self.tools = tools
+        self.images = images
+        self.audio = audio
+        self.schema = schema
+        self.usage_wanted = usage_wanted  # the caller of a stream asked for usage in it
+        self.user = user  # the body's own end-user field
+        self.unbounded = unbounded
+        """Fields whose cost the body's size does not bound: media by url, file ids, stored context, server-side tools."""
+        self.model_at = model_at
+        """Where the value of "model" lies in the body, quotes included; (0, 0) where the path names the model."""
 
 
 class Written(NamedTuple):
