@@ -74,7 +74,7 @@ def requests(draw: st.DrawFn) -> Request:
         "top_logprobs": st.integers(0, 20),
         "format": st.just(Format("json")) | schemas.map(lambda schema: Format("schema", schema)),
         "reasoning": st.one_of(
-            st.builds(Reasoning, effort=st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"])),
+            st.builds(Reasoning, effort=st.sampled_from(["none", "minimal", "low", "medium", "high"])),
             st.builds(Reasoning, effort=st.just("low"), summary=st.just("auto")),
             st.builds(Reasoning, budget=st.integers(1, 32768)),
             st.just(Reasoning(adaptive=True)),
