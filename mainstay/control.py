@@ -19,6 +19,7 @@ from mainstay.access.rules import Rule, key_owner, named_rule, owner_rules, team
 from mainstay.access.secrets import Vault, master_key
 from mainstay.access.shares import Shares
 from mainstay.core.clock import Clock
+from mainstay.core.durable import replace
 from mainstay.core.errors import Conflict, MainstayError, Unavailable
 from mainstay.core.ids import Ids
 from mainstay.edge.link import LinkServer
@@ -161,7 +162,8 @@ class Control:
         return None if self.resolved is None else Snapshot(self.resolved.digest, self.document)
 
     async def run(self) -> None:
-        """Start what goes on by itself: ingest, upkeep."""
+        """Start what goes on by itself: ingest, upkeep, what is told to a collector."""
+        self.tracing.run()
         ingesting = asyncio.create_task(self.ingest.run(), name="ingest")
         ingesting.add_done_callback(self._ingest_ended)
         self._tasks.append(ingesting)
@@ -242,7 +244,7 @@ class Control:
         self.rules.clear()
         self.rules.update(rules)
         self.resolved, self.document = resolved, document
-        await asyncio.to_thread(_written, self.settings.snapshot, document)
+        await asyncio.to_thread(replace, self.settings.snapshot, document)
         changed = [ident for ident, rule in rules.items() if ident in before and before[ident].amount != rule.amount]
         if changed:
             await self.shares.changed(changed)
@@ -291,7 +293,10 @@ class Control:
             entries: dict[str, tuple[Caller, float | None]] = {}
             for key in keys:
                 team = None if key.admin else key.team
-                entries[key.hash] = (Caller(f"key {key.team}/{key.name}", key.admin, team, key.id, key.team), key.expires)
+                entries[key.hash] = (
+                    Caller(f"key {key.team}/{key.name}", key.admin, team, key.id, key.team),
+                    key.expires,
+                )
             self._ring = (self.resolved, KeyRing(entries, self.vault.pepper()))
         return self._ring[1].find(secret, self.clock.now())
 
@@ -363,17 +368,6 @@ async def _database(url: str) -> Database:
             f"the control database cannot be opened ({what}); check that it runs, and that MAINSTAY_DATABASE is right",
             code="database_unavailable",
         ) from error
-
-
-def _written(path: Path, document: bytes) -> None:
-    """Replace ``path`` at once and durably, so that a reader sees the old document or the new one."""
-    draft = path.with_name(f".{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(document)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def _listed(budget: kinds.Budget | list[kinds.Budget] | None) -> list[kinds.Budget]:

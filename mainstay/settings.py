@@ -40,6 +40,12 @@ class Settings:
     connections: int = 10_000
     retention_days: int = 90
     spans_content: bool = False
+    otlp_endpoint: str = ""
+    otlp_headers: str = ""
+    otlp_protocol: str = "http/protobuf"
+    otlp_names: str = ""
+    otlp_content: bool = False
+    otlp_metrics_seconds: float = 60.0
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -117,7 +123,7 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
     for name, kind in _KINDS.items():
         value = flags.get(name)
         if value is None:
-            text = environment.get(f"MAINSTAY_{name.upper()}")
+            text = environment.get(f"MAINSTAY_{name.upper()}") or environment.get(_STANDARD.get(name, ""))
             if text is None or text == "":
                 continue
             value = text
@@ -134,11 +140,28 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
         raise BadSetting("workers is a number from 1 to 256")
     if not 0 <= settings.port <= 65535:
         raise BadSetting("port is a number from 0 to 65535")
+    if settings.otlp_endpoint:
+        _check_collector(settings)
     if settings.cache_url:
         _check_server(settings.cache_url)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise BadSetting("tls_cert and tls_key go together; give both or none")
     return settings
+
+
+def _check_collector(settings: Settings) -> None:
+    """Before anything starts. The headers are not repeated: they may hold a secret."""
+    try:
+        parts = urlsplit(settings.otlp_endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        parts, good = urlsplit(""), False
+    if not good or "@" in parts.netloc or parts.query:
+        raise BadSetting("otlp_endpoint is the address of a collector, such as https://collector.internal:4318")
+    if settings.otlp_protocol not in ("http/protobuf", "http/json"):
+        raise BadSetting("otlp_protocol is http/protobuf or http/json; gRPC is not spoken")
+    if not settings.otlp_metrics_seconds >= 1:
+        raise BadSetting("otlp_metrics_seconds is a number from 1 on")
 
 
 def _check_server(url: str) -> None:
@@ -175,6 +198,14 @@ def _float(value: object) -> float:
 
 
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_STANDARD = {
+    "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "otlp_headers": "OTEL_EXPORTER_OTLP_HEADERS",
+    "otlp_protocol": "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "otlp_names": "OTEL_SEMCONV_STABILITY_OPT_IN",
+}
+"""OpenTelemetry's own variables, where ours is not set."""
+
 _KINDS = {
     "home": _path,
     "host": str,
@@ -191,6 +222,12 @@ _KINDS = {
     "connections": _int,
     "retention_days": _int,
     "spans_content": _bool,
+    "otlp_endpoint": str,
+    "otlp_headers": str,
+    "otlp_protocol": str,
+    "otlp_names": str,
+    "otlp_content": _bool,
+    "otlp_metrics_seconds": _float,
     "tls_cert": _path,
     "tls_key": _path,
 }

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mainstay import tracing
 from mainstay.edge.control_system import samples
 from mainstay.ledger.counters import Counters, Sample
 from mainstay.observe import outcome_metrics
+from mainstay.observe.otlp_out import Told
 from mainstay.observe.outcomes import Outcome, Score, Share
 from mainstay.registry import schema
 from mainstay.upstream.providers import PROVIDERS
@@ -83,6 +85,7 @@ def metrics() -> str:
         ingest=SimpleNamespace(status=lambda: status),
         link=SimpleNamespace(gateways=lambda: [gateway]),
         judging=SimpleNamespace(samples=_judged),
+        tracing=SimpleNamespace(samples=lambda: tracing.samples(0, 0, 0, Told(), 0.0)),
     )
     rows += [(sample.name, sample.sort, tuple(sample.labels), sample.help) for sample in samples(control)]
     lines = [

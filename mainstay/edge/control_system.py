@@ -67,6 +67,7 @@ def add(routes: Routes, control: Control) -> None:
             "keys": len(control.resolved.keys) if control.resolved is not None else 0,
             "database": database,
             "config_error": control.config_error,
+            "spans": control.tracing.status(),
             "ledger": {
                 "lag_seconds": status.lag_seconds,
                 "lag_bytes": status.lag_bytes,
@@ -111,6 +112,7 @@ def samples(control: Control) -> Iterable[Sample]:
     yield Sample("mainstay_ledger_stored_total", "Calls in the ledger.", float(status.stored), {}, "counter")
     yield Sample("mainstay_ledger_dropped_total", "Calls that were dropped.", float(status.dropped), {}, "counter")
     gateways = control.link.gateways()
+    yield from control.tracing.samples()
     yield Sample("mainstay_gateways", "Gateway processes that are connected.", float(len(gateways)))
     for name, words in _GAUGES.items():
         for one in gateways:
