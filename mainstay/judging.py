@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mainstay.core.artifact import Artifact
-from mainstay.core.errors import MainstayError
 from mainstay.core.verdict import BUILT_IN, VerdictType
 from mainstay.ledger.counters import Sample
 from mainstay.ledger.filter import Filter
@@ -83,8 +82,8 @@ class Judging:
                     since = int(clock.now() * 1e6) - _DAY
                     self._day = await outcomes(self._control.ledger, self.types, BY, since=since, limit=GROUPS)
                     seen = mark
-                except (MainstayError, OSError) as error:  # too slow, too large: the last figures stay
-                    _log.warning("the outcome figures of the last day: %s", error)
+                except Exception as error:  # too slow, too large, a database that is away: the last figures stay
+                    _log.warning("the outcome figures of the last day cannot be reckoned: %s", type(error).__name__)
                 pause = min(_EVERY, max(_SOON, _SHARE * (clock.monotonic() - began)))
             else:
                 pause = min(_EVERY, pause * 2)

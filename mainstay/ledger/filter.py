@@ -118,7 +118,7 @@ def known(name: str, position: int = 0) -> Field:
         hint = (
             f'did you mean "{near[0]}"?'
             if near
-            else f"there are {', '.join(sorted(FIELDS))}, tag.NAME and verdict.NAME"
+            else f"there are {', '.join(sorted(FIELDS))}, verdict.NAME and tag.NAME"
         )
         raise Invalid(f'unknown field "{name[:60]}" at position {position + 1}; {hint}', field="filter")
     return found

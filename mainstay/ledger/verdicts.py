@@ -15,7 +15,7 @@ import msgspec
 from mainstay.core import verdict as types_
 from mainstay.core.clock import Clock
 from mainstay.core.edit import share_changed
-from mainstay.core.errors import Conflict, Invalid, MainstayError, NotFound, OverLimit
+from mainstay.core.errors import Conflict, Invalid, NotFound, OverLimit
 from mainstay.core.ids import Ids
 from mainstay.core.verdict import EXTERNAL_TAG, About, Asked, Verdict, VerdictType
 from mainstay.ledger.engine import quoted
@@ -274,8 +274,8 @@ class Verdicts:
         while True:
             try:
                 await self.match()
-            except (MainstayError, OSError, duckdb.Error) as error:
-                _log.warning("verdicts wait for their calls: %s", error)
+            except Exception as error:  # a full disk, a database that is away: the next turn tries again
+                _log.warning("verdicts wait for their calls: %s", type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
     async def sweep(self, before: int) -> int:
