@@ -120,10 +120,11 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
     Raises ``BadSetting``.
     """
     given: dict[str, object] = {}
+    standard = _standard(environment)
     for name, kind in _KINDS.items():
         value = flags.get(name)
         if value is None:
-            text = environment.get(f"MAINSTAY_{name.upper()}") or environment.get(_STANDARD.get(name, ""))
+            text = environment.get(f"MAINSTAY_{name.upper()}") or standard.get(name)
             if text is None or text == "":
                 continue
             value = text
@@ -149,6 +150,24 @@ def read(environment: Mapping[str, str], **flags: object) -> Settings:
     return settings
 
 
+def _standard(environment: Mapping[str, str]) -> dict[str, str]:
+    """What OpenTelemetry's own variables say. They may be meant for others: what is not for us does not keep us from
+    starting, unlike a mistake in ours."""
+    found = {name: environment[variable] for name, variable in _STANDARD.items() if environment.get(variable)}
+    names = [word.strip() for word in found.pop("otlp_names", "").split(",")]
+    if "gen_ai_latest_experimental/dup" in names:
+        found["otlp_names"] = "both"
+    elif "gen_ai_latest_experimental" in names:
+        found["otlp_names"] = "new"
+    if environment.get("MAINSTAY_OTLP_ENDPOINT"):  # another collector's headers are nothing for ours
+        return {name: value for name, value in found.items() if name == "otlp_names"}
+    try:
+        _check_collector(Settings(Path(), **found))  # type: ignore[arg-type]
+    except BadSetting:
+        return {}
+    return found
+
+
 def _check_collector(settings: Settings) -> None:
     """Before anything starts. The headers are not repeated: they may hold a secret."""
     try:
@@ -160,6 +179,10 @@ def _check_collector(settings: Settings) -> None:
         raise BadSetting("otlp_endpoint is the address of a collector, such as https://collector.internal:4318")
     if settings.otlp_protocol not in ("http/protobuf", "http/json"):
         raise BadSetting("otlp_protocol is http/protobuf or http/json; gRPC is not spoken")
+    if settings.otlp_names not in ("", "old", "new", "both"):
+        raise BadSetting("otlp_names is old, new or both")
+    if any("=" not in pair for pair in settings.otlp_headers.split(",") if pair.strip()):
+        raise BadSetting("otlp_headers is name=value pairs with commas between")
     if not settings.otlp_metrics_seconds >= 1:
         raise BadSetting("otlp_metrics_seconds is a number from 1 on")
 
