@@ -168,7 +168,7 @@ def add(routes: Routes, control: Control) -> None:
         ]
         return {"data": told, "new": new}
 
-    routes.add("POST", TRACES, "calls:write", traces)
+    routes.add("POST", TRACES, "calls:write", traces, include_in_schema=False)  # OTLP describes it
     routes.add("POST", "/api/v1/calls", "calls:write", calls)
 
 
