@@ -135,7 +135,10 @@ async def outcomes(
 
 
 def _tables(source: str, columns: list[str], where: str) -> str:
-    """The common tables: the calls with their tasks, the verdicts on each call, the verdicts on each task."""
+    """The common tables: the calls with their tasks, the verdicts on each call, the verdicts on each task.
+
+    A task of several calls has a separator in its name, which no call's id has.
+    """
     groups = "".join(f", {column}" for column in columns)
     external = f"map_extract_value(\"tags\", '{EXTERNAL_TAG}')"
     return f"""
@@ -145,7 +148,8 @@ WITH calls AS (
     CASE WHEN "session" IS NOT NULL THEN 's' || coalesce("team", '') || chr(31) || "session"
          WHEN "workflow" IS NOT NULL AND trace IS NOT NULL
            THEN 'w' || coalesce("team", '') || chr(31) || "workflow" || chr(31) || trace
-         ELSE 'c' || id END AS task{groups}
+         ELSE id END AS task,
+    "session" IS NULL AND ("workflow" IS NULL OR trace IS NULL) AS alone{groups}
   FROM {source} WHERE {where}),
 joined AS (
   SELECT calls.*, v.* FROM calls JOIN {TABLE} v ON v.v_about = 'call' AND v.v_matched AND v.v_subject = calls.id
@@ -169,8 +173,10 @@ votes AS (SELECT task, v_rank, sum(v_number) AS yes, count(*) AS n FROM said WHE
 judged AS (SELECT task, arg_min(2 * yes > n, v_rank) AS success FROM votes GROUP BY task),
 changed AS (SELECT task, bool_or(v_number > 0) AS over FROM said WHERE v_name IN ('edit', 'handoff') GROUP BY task),
 heard AS (SELECT DISTINCT task FROM said WHERE v_rank < 3),
-tasks AS (SELECT {named}task, count(*) AS calls, sum(cost) AS cost, count(*) FILTER (unpriced) AS unpriced
-  FROM calls GROUP BY {named}task)
+tasks AS (
+  SELECT {named}task, count(*) AS calls, sum(cost) AS cost, count(*) FILTER (unpriced) AS unpriced
+  FROM calls WHERE NOT alone GROUP BY {named}task
+  UNION ALL SELECT {named}task, 1, cost, unpriced::BIGINT FROM calls WHERE alone)
 SELECT {named}count(*) AS tasks, coalesce(sum(calls), 0), coalesce(sum(cost), 0),
   count(heard.task), count(judged.task), count(*) FILTER (judged.success), count(changed.task),
   count(*) FILTER (changed.over), coalesce(sum(cost) FILTER (judged.task IS NOT NULL), 0),
