@@ -1,0 +1,5 @@
+"""Fixtures of what reads the ledger."""
+
+from tests.ledger.conftest import control
+
+__all__ = ["control"]
