@@ -139,6 +139,8 @@ def questions(ledger: Ledger, first: int) -> dict[str, Callable[[], Awaitable[An
     return {
         "cost by team, model: 7 days": lambda: totals(ledger, ["team", "model"], **week),
         "cost by team, model: all": lambda: totals(ledger, ["team", "model"], **whole),
+        "the same, without failed attempts": lambda: totals(ledger, ["team", "model"], **whole, failed=False),
+        "drivers by tag.feature: all": lambda: totals(ledger, ["tag.feature"], **whole, failed=False),
         "cost by team, model: all, filtered": lambda: totals(ledger, ["team", "model"], one_team, **whole),
         "cost by tag.feature: all": lambda: totals(ledger, ["tag.feature"], **whole),
         "cost by user (20,000): all": lambda: totals(ledger, ["user"], **whole, limit=100),

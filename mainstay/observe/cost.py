@@ -38,14 +38,18 @@ def money(nano: Nano | None, unpriced: int = 0) -> str | None:
     return usd(nano)
 
 
-def figures(sums: Sums) -> dict[str, Any]:
-    """Sums as they are reported: money as exact decimal numbers in strings, null where it is unknown."""
+def figures(sums: Sums, failed: bool = False) -> dict[str, Any]:
+    """Sums as they are reported: money as exact decimal numbers in strings, null where it is unknown.
+
+    ``failed``: the part that attempts without an answer had was looked for, and is told.
+    """
+    part = {"failed_cost_usd": money(sums.failed_nano, sums.unpriced)} if failed else {}
     return {
         "cost_usd": money(sums.cost_nano, sums.unpriced),
         "calls": sums.calls,
         "unpriced_calls": sums.unpriced,
         "estimated_calls": sums.estimated,
-        "failed_cost_usd": money(sums.failed_nano, sums.unpriced),
+        **part,
         "tokens": dict(zip(SORTS, sums.tokens, strict=True)),
     }
 
@@ -55,15 +59,15 @@ def named(by: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(by, values, strict=True))
 
 
-def report(found: Grouped, by: Sequence[str], window: Window) -> dict[str, Any]:
+def report(found: Grouped, by: Sequence[str], window: Window, failed: bool) -> dict[str, Any]:
     """Costs by ``by``. ``total`` is the sum of the rows in ``data`` and of ``rest``, which is null if all are named."""
     return {
         "window": window.as_json(),
         "by": list(by),
-        "data": [{"group": named(by, group.values), **figures(group.sums)} for group in found.groups],
-        "rest": _rest(found.count - len(found.groups), figures(found.rest)),
+        "data": [{"group": named(by, group.values), **figures(group.sums, failed)} for group in found.groups],
+        "rest": _rest(found.count - len(found.groups), figures(found.rest, failed)),
         "groups": found.count,
-        "total": figures(found.total),
+        "total": figures(found.total, failed),
     }
 
 

@@ -128,7 +128,10 @@ def test_a_teams_key_sees_its_own(server: Server, http: httpx.Client) -> None:
             found = got(other, "/api/v1/cost", by="team", **query)
             assert found["total"] == mine
             assert [row["group"] for row in found["data"]] == [{"team": "other"}]
-        assert got(other, "/api/v1/cost/top", by="user")["total"] == mine
+        assert {**got(other, "/api/v1/cost/top", by="user")["total"], "failed_cost_usd": "0"} == mine
+        quick = got(other, "/api/v1/cost", failed="false")["total"]
+        assert {**quick, "failed_cost_usd": "0"} == mine
+        assert "failed_cost_usd" not in quick
         assert got(other, "/api/v1/cost/deviation")["total"]["calls"] == 6
         assert len(list(csv.DictReader(io.StringIO(other.get("/api/v1/cost/export").text)))) == 6
         forecast = got(other, "/api/v1/cost/forecast")

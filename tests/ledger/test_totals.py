@@ -233,3 +233,5 @@ async def test_what_failed_attempts_cost_is_told_apart(control: Control) -> None
     await fill(control, record(0, cost_nano=43, attempts=attempts), record(1, cost_nano=5))
     found = (await totals(control.ledger)).total
     assert (usd(found.cost_nano or 0), found.failed_nano) == ("0.000000048", 3)
+    quick = (await totals(control.ledger, failed=False)).total
+    assert (quick.cost_nano, quick.failed_nano) == (48, None)
