@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Query, Request
 
-from mainstay.core.errors import Invalid, NotFound
+from mainstay.core.errors import NotFound
 from mainstay.edge.control_calls import allowed, moment_or_age
 from mainstay.edge.permissions import Caller
 from mainstay.ledger.filter import Filter
@@ -44,7 +44,7 @@ def add(routes: Routes, control: Control) -> None:
                 raise NotFound(f"there is no call {trace[:100]!r} that your key may see", code="call_not_found")
             rows, name = [row], row["trace"] or ""
         elif not _TRACE.fullmatch(name):
-            raise Invalid("a trace is named by 32 hex digits, or by the id of a call in it", field="trace")
+            raise NotFound("a trace is named by 32 hex digits, or by the id of a call in it", code="trace_not_found")
         if name:
             found = await of_trace(
                 control.ledger,

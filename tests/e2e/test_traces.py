@@ -139,7 +139,7 @@ def test_a_team_cannot_read_another_teams_trace(server: Server) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "trace_not_found")
     (costs,) = get(server, "/api/v1/spans/costs", filter=f"trace={trace}").json()["data"]
     assert costs["spans"] == 0
-    assert get(server, "/api/v1/traces/nonsense").status_code == 400
+    assert get(server, "/api/v1/traces/nonsense").status_code == 404
 
 
 def test_parents_in_a_circle_and_parents_that_are_not_there(server: Server) -> None:
