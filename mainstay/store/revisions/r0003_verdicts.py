@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=256), nullable=False),
         sa.Column("name", sa.String(length=128), nullable=False),
         sa.Column("by", sa.String(length=140), nullable=False),
-        sa.Column("number", sa.Double(), nullable=True),
+        sa.Column("number", sa.Double, nullable=True),
         sa.Column("word", sa.String(length=128), nullable=True),
         sa.Column("why", sa.Text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
