@@ -51,7 +51,9 @@ class VerdictBody(BaseModel):
     session: Text | None = Field(None, description="The session, as x-mainstay-session named it")
     external_id: Text | None = Field(None, description="The product's own id: the calls' tag `id`")
     name: Text | None = Field(None, description="The verdict type, such as thumbs; with edit or handoff it is theirs")
-    value: bool | int | float | str | None = Field(None, description="true, false, a number or a category, as the type says")
+    value: bool | int | float | str | None = Field(
+        None, description="true, false, a number or a category, as the type says"
+    )
     edit: EditBody | None = Field(
         None, description="Instead of name and value: an edit; the value is the share changed"
     )
