@@ -162,7 +162,7 @@ class Ingest:
                     _log.exception("the journals cannot be taken in; trying again")
                 self._state.error = f"{type(error).__name__}: {error}"
             if more:
-                self._asked += asked
+                self._asked += [one for one in asked if not one.done()]  # the others have waited long enough
             else:
                 _answer(asked)
             if not more and not self._stopping:

@@ -15,8 +15,10 @@ from tests.provider import Asked, Behaviour, Wire, chat, chat_reply
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MEGABYTE = 1024 * 1024
-MOST = 160 * MEGABYTE
+MOST = 140 * MEGABYTE
 """Resident bytes of a gateway, whatever comes: 120 MB is the goal, and here is what a slow machine adds."""
+WRITTEN_ANEW = 160 * MEGABYTE
+"""The same while a reply of 8 MB is translated: into a Responses object, it takes about nine times its size."""
 SLOW = {"connect": "20s", "first_token": "20s", "idle": "20s", "plain": "20s", "total": "60s"}
 SHAPES = {
     "o": Shape("o", 8, {"timeouts": SLOW}, again=True),
@@ -144,7 +146,7 @@ async def test_a_large_reply_that_must_be_written_anew_is_bounded_lower(rig: Rig
             answer = await case.ask(stream=False, caller=caller)
             assert answer.success, answer.error
             assert len(answer.text) == 8 * MEGABYTE
-    assert most[0] < MOST, most[0] / MEGABYTE
+    assert most[0] < WRITTEN_ANEW, most[0] / MEGABYTE
     said = chat_reply(["x" * (17 * MEGABYTE)])
     assert (await case.ask(stream=False)).success
     (await case.ask(stream=False, caller="anthropic")).is_error(502)
